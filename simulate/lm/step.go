@@ -1,0 +1,250 @@
+package lm
+
+import (
+	"math"
+	"runtime"
+	"sync"
+
+	"paceline/vocab"
+)
+
+// maxRows is the number of positions that go through the layers together. More
+// would not help (a panel of weights is then read from L1 nearly always) and
+// would need more scratch memory; a target's step has 1 MB of it.
+const maxRows = 128
+
+// minWork is the least number of multiplications in a worker's share of a
+// layer. Starting and joining a goroutine costs some microseconds, in which a
+// core does about 20,000 (BenchmarkWorkers).
+const minWork = 150_000
+
+// row is one position of a step.
+type row struct {
+	cache    *Cache
+	position int
+	token    vocab.Token
+	logits   []float32 // where they go; nil if they are not wanted
+}
+
+// plane is a matrix of activations: one vector of width quads per row of a
+// step.
+type plane struct {
+	width int
+	quads []quad
+}
+
+func newPlane(width int) plane { return plane{width, make([]quad, maxRows*width)} }
+
+func (p plane) row(i int) []quad { return p.quads[i*p.width : (i+1)*p.width] }
+
+// step is the scratch memory of a Forward: up to maxRows positions on their way
+// through the layers. A step is taken from the model's pool and put back within
+// one call, and its size is fixed.
+type step struct {
+	model  *Model
+	rows   []row
+	work   int      // multiplications per row and layer, without attention
+	x      plane    // the residual stream
+	h      plane    // normalised x, and what is about to be added to x
+	qkv    plane    // queries, keys and values
+	mixed  plane    // attention's result
+	hidden plane    // the MLP's gate, then up; the gate becomes its hidden vector
+	scores [][]quad // one per worker: the attention of one head to a whole context
+}
+
+func newStep(m *Model) *step {
+	c := &m.config
+	work := 0
+	for _, w := range []*matrix{&m.weights.layers[0].qkv, &m.weights.layers[0].output, &m.weights.layers[0].gateUp, &m.weights.layers[0].down} {
+		work += 16 * len(w.tiles)
+	}
+	s := &step{
+		model:  m,
+		rows:   make([]row, 0, maxRows),
+		work:   work,
+		x:      newPlane(c.Hidden / 4),
+		h:      newPlane(c.Hidden / 4),
+		qkv:    newPlane((c.Heads + 2*c.KVHeads) * c.HeadDim / 4),
+		mixed:  newPlane(c.Heads * c.HeadDim / 4),
+		hidden: newPlane(2 * c.Intermediate / 4),
+	}
+	return s
+}
+
+// push adds a position. A full step is run first: later positions of a sequence
+// only need earlier ones' keys and values.
+func (s *step) push(r row) {
+	if len(s.rows) == maxRows {
+		s.flush()
+	}
+	s.rows = append(s.rows, r)
+}
+
+// flush computes the positions of the step and empties it. Between two layers
+// the workers wait for each other, since attention reads the keys and values
+// that other rows have written.
+func (s *step) flush() {
+	workers := s.workers()
+	for len(s.scores) < workers {
+		s.scores = append(s.scores, make([]quad, (s.model.config.Context+3)/4))
+	}
+	for l := range s.model.config.Layers + 1 {
+		s.between(l, workers)
+	}
+	clear(s.rows) // do not keep caches and logits alive
+	s.rows = s.rows[:0]
+}
+
+// workers says over how many goroutines the step is split.
+func (s *step) workers() int {
+	n := min(len(s.rows), len(s.rows)*s.work/minWork)
+	if n < 2 {
+		return 1
+	}
+	return min(n, runtime.GOMAXPROCS(0))
+}
+
+// between takes all rows from the attention of layer l-1 to that of layer l,
+// split evenly over the workers.
+func (s *step) between(l, workers int) {
+	if workers == 1 {
+		s.advance(l, 0, len(s.rows), s.scores[0])
+		return
+	}
+	var others sync.WaitGroup
+	for i := 1; i < workers; i++ {
+		others.Go(func() {
+			s.advance(l, i*len(s.rows)/workers, (i+1)*len(s.rows)/workers, s.scores[i])
+		})
+	}
+	s.advance(l, 0, len(s.rows)/workers, s.scores[0])
+	others.Wait()
+}
+
+// advance ends layer l-1 for rows lo to hi and puts the keys and values of layer
+// l in the caches. At l = 0 it starts from the tokens. At l = Layers it goes on
+// to the logits, and does so only for the rows where they are wanted: no other
+// row reads the last layer's output.
+func (s *step) advance(l, lo, hi int, scores []quad) {
+	switch l {
+	case 0:
+		s.embed(lo, hi)
+	case s.model.config.Layers:
+		for lo < hi {
+			n := s.wanted(lo, hi)
+			if n > 0 {
+				s.finish(l-1, lo, lo+n, scores)
+				s.head(lo, lo+n)
+			}
+			lo += max(1, n)
+		}
+		return
+	default:
+		s.finish(l-1, lo, hi, scores)
+	}
+	s.project(l, lo, hi)
+}
+
+// wanted returns how many rows in a row from lo, before hi, want their logits.
+func (s *step) wanted(lo, hi int) int {
+	n := 0
+	for lo+n < hi && s.rows[lo+n].logits != nil {
+		n++
+	}
+	return n
+}
+
+// embed starts the residual stream.
+func (s *step) embed(lo, hi int) {
+	for i := lo; i < hi; i++ {
+		at := int(s.rows[i].token) * s.x.width
+		copy(s.x.row(i), s.model.weights.embedding[at:at+s.x.width])
+	}
+}
+
+// project computes queries, keys and values and stores the latter two.
+func (s *step) project(l, lo, hi int) {
+	c, w := &s.model.config, &s.model.weights
+	for i := lo; i < hi; i++ {
+		normalize(s.h.row(i), s.x.row(i), w.layers[l].attentionNorm, c.NormEps)
+	}
+	multiply(s.qkv, &w.layers[l].qkv, s.h, lo, hi)
+	width := c.HeadDim / 4
+	for i := lo; i < hi; i++ {
+		r, qkv := &s.rows[i], s.qkv.row(i)
+		at := r.position * width / 2
+		cos, sin := w.cos[at:at+width/2], w.sin[at:at+width/2]
+		for head := range c.Heads + c.KVHeads {
+			rotate(qkv[head*width:(head+1)*width], cos, sin)
+		}
+		keys := qkv[c.Heads*width:]
+		values := keys[c.KVHeads*width:]
+		for head := range c.KVHeads {
+			r.cache.store(l, head, r.position, keys[head*width:(head+1)*width], values[head*width:(head+1)*width])
+		}
+	}
+}
+
+// finish does what follows the projections of layer l: attention and the MLP.
+func (s *step) finish(l, lo, hi int, scores []quad) {
+	c, w := &s.model.config, &s.model.weights.layers[l]
+	for i := lo; i < hi; i++ {
+		s.attend(l, i, scores)
+	}
+	multiply(s.h, &w.output, s.mixed, lo, hi)
+	for i := lo; i < hi; i++ {
+		add(s.x.row(i), s.h.row(i))
+		normalize(s.h.row(i), s.x.row(i), w.mlpNorm, c.NormEps)
+	}
+	multiply(s.hidden, &w.gateUp, s.h, lo, hi)
+	for i := lo; i < hi; i++ {
+		hidden := s.hidden.row(i)
+		gate(hidden[:w.down.in], hidden[w.down.in:])
+	}
+	multiply(s.h, &w.down, s.hidden, lo, hi)
+	for i := lo; i < hi; i++ {
+		add(s.x.row(i), s.h.row(i))
+	}
+}
+
+// attend mixes the values of row i in layer l. Consecutive query heads share a
+// key and value head.
+func (s *step) attend(l, i int, scores []quad) {
+	c, r := &s.model.config, &s.rows[i]
+	width, group := c.HeadDim/4, c.Heads/c.KVHeads
+	scale := float32(1 / math.Sqrt(float64(c.HeadDim)))
+	queries, mixed := s.qkv.row(i), s.mixed.row(i)
+	for head := range c.Heads {
+		at := head * width
+		r.cache.attend(mixed[at:at+width], queries[at:at+width], l, head/group, r.position, scale, scores)
+	}
+}
+
+// head computes the logits.
+func (s *step) head(lo, hi int) {
+	w := &s.model.weights
+	for i := lo; i < hi; i++ {
+		normalize(s.h.row(i), s.x.row(i), w.norm, s.model.config.NormEps)
+	}
+	for p := range w.head.out {
+		panel := w.head.panel(p)
+		for i := lo; i < hi; i++ {
+			var sum quad
+			dot(&sum, panel, s.h.row(i))
+			copy(s.rows[i].logits[4*p:], sum[:]) // the last panel may be cut short
+		}
+	}
+}
+
+// multiply writes w·src to the first w.out quads of each row of dst. Each panel
+// of weights meets all rows while it is in L1.
+func multiply(dst plane, w *matrix, src plane, lo, hi int) {
+	for p := range w.out {
+		panel := w.panel(p)
+		for i := lo; i < hi; i++ {
+			var sum quad
+			dot(&sum, panel, src.row(i)[:w.in])
+			dst.row(i)[p] = sum
+		}
+	}
+}
