@@ -3,8 +3,8 @@ package speculate
 import (
 	"context"
 
-	"paceline/vocab"
 	"paceline/verify"
+	"paceline/vocab"
 )
 
 // Target is one generation on the target endpoint. The prompt, the sampling

@@ -36,6 +36,8 @@ type Text struct {
 	// clean: nothing of tokens[:shown] is held back, as far as is known. Only
 	// then may an engine's own text of the next tokens be taken as it is.
 	clean bool
+	// source is where the text of the last tokens came from, 0 if decoded.
+	source int
 	// asked is len(tokens) at the time of the last Ask, 0 when none is open.
 	asked int
 }
@@ -49,32 +51,28 @@ func NewText(context []Token) *Text {
 	return &Text{tokens: append([]Token(nil), context...), shown: len(context), clean: true}
 }
 
-// Add appends tokens. If the engine said their text (known) and it can be
-// relied on here, the text is returned at once; otherwise the tokens wait for
-// Ask. Empty text of known tokens means that the engine holds it back, or that
-// there is none to show.
-func (t *Text) Add(tokens []Token, text string, known bool) string {
-	settled := t.clean && t.asked == 0 && t.shown == len(t.tokens)
+// Add appends tokens. source numbers where text comes from: one stream or one
+// answer of the engine, whose texts add up among themselves; 0 means that the
+// text is unknown. If the text can be relied on here it is returned at once
+// (it may be empty: the engine holds it back, or there is none to show);
+// otherwise the tokens wait for Ask.
+func (t *Text) Add(tokens []Token, text string, source int) string {
+	settled := t.asked == 0 && t.Pending() == 0 && source != 0 && (t.clean || source == t.source)
 	t.tokens = append(t.tokens, tokens...)
-	if !known || !settled || len(tokens) == 0 {
-		if len(tokens) == 0 && settled {
-			return text
-		}
+	if !settled {
 		return ""
 	}
 	t.shown = len(t.tokens)
-	t.hasBase = false
-	// The engine shows nothing either while a character is incomplete, and a
-	// special token has no text: which of the two it was is not known.
-	t.clean = text != "" && !strings.Contains(text, replacement)
+	t.source = source
+	if len(tokens) > 0 || text != "" {
+		t.hasBase = false
+		t.clean = text != "" && !strings.HasSuffix(text, replacement)
+	}
 	return text
 }
 
 // Pending counts tokens whose text is not known yet.
 func (t *Text) Pending() int { return len(t.tokens) - t.shown }
-
-// Clean tells whether the engine's own text of the next tokens may be used.
-func (t *Text) Clean() bool { return t.clean && t.Pending() == 0 }
 
 // Ask returns the runs of tokens to decode so that the pending ones can be
 // shown: base may be empty (then there is nothing to decode for it). The
@@ -105,7 +103,7 @@ func (t *Text) Answer(base, window string) string {
 	}
 	t.shown, t.asked = t.asked, 0
 	visible := strings.TrimRight(window, replacement)
-	t.clean = len(visible) == len(window)
+	t.clean, t.source = len(visible) == len(window), 0
 	if len(visible) <= len(t.base) {
 		return ""
 	}

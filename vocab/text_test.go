@@ -58,7 +58,7 @@ func TestTextHoldsBackIncompleteCharacters(t *testing.T) {
 		t.Helper()
 		x := NewText(toks("prompt "))
 		for i, s := range steps {
-			x.Add(toks(s), "", false)
+			x.Add(toks(s), "", 0)
 			if got := resolve(x); got != want[i] {
 				t.Errorf("steps %q: step %d shows %q, want %q", steps, i, got, want[i])
 			}
@@ -71,23 +71,27 @@ func TestTextHoldsBackIncompleteCharacters(t *testing.T) {
 	f([]string{"", "x"}, []string{"", "x"})
 }
 
-func TestTextTakesTheEnginesOwnTextOnlyWhenNothingIsHeld(t *testing.T) {
+func TestTextTakesTheEnginesOwnTextOnlyWhereItContinues(t *testing.T) {
+	const first, second = 1, 2
 	x := NewText(nil)
-	if got := x.Add(toks("ab"), "ab", true); got != "ab" || !x.Clean() {
-		t.Fatalf("known text: %q, clean %v", got, x.Clean())
+	f := func(tokens, text string, source int, want string, pending int) {
+		t.Helper()
+		if got := x.Add(toks(tokens), text, source); got != want || x.Pending() != pending {
+			t.Fatalf("Add(%q, %q, %d) shows %q with %d pending, want %q with %d", tokens, text, source, got, x.Pending(), want, pending)
+		}
 	}
-	if got := x.Add(toks("\xe3"), "", true); got != "" || x.Clean() {
-		t.Fatalf("held text: %q, clean %v", got, x.Clean())
-	}
-	if got := x.Add(toks("\x81\x93"), "?", true); got != "" || x.Pending() != 2 {
-		t.Fatalf("text after a held character was taken: %q, %d pending", got, x.Pending())
-	}
-	if got := resolve(x); got != "こ" || !x.Clean() {
+	f("ab", "ab", first, "ab", 0)
+	f("\xe3", "", first, "", 0)
+	f("\x81\x93", "こ", first, "こ", 0) // the same stream knows what it held
+	f("\xe3", "", first, "", 0)
+	f("\x81\x93", "?", second, "", 2) // another one does not
+	if got := resolve(x); got != "こ" {
 		t.Fatalf("resolved %q", got)
 	}
-	if got := x.Add(nil, "tail", true); got != "tail" {
-		t.Fatalf("text without tokens: %q", got)
-	}
+	f("c", "c", second, "c", 0)
+	f("", "tail", second, "tail", 0)
+	f("d", "", 0, "", 1)
+	f("e", "e", second, "", 2) // something else waits before it
 }
 
 // However a text is cut into tokens, groups and sources, what is shown adds up
@@ -106,9 +110,12 @@ func TestTextAddsUp(t *testing.T) {
 		), 0, 60).Draw(r, "groups")
 		x, all, shown := NewText(toks("ctx")), []Token(nil), ""
 		for i, g := range whole {
-			known := rapid.Bool().Draw(r, "known") && x.Clean() && utf8.ValidString(bytesDecode(g)) && !strings.Contains(bytesDecode(g), replacement)
+			source, text := 0, bytesDecode(g)
+			if rapid.Bool().Draw(r, "known") && !strings.Contains(text, replacement) {
+				source = i + 1
+			}
 			all = append(all, g...)
-			shown += x.Add(g, bytesDecode(g), known)
+			shown += x.Add(g, text, source)
 			if rapid.Bool().Draw(r, "resolve") || i == len(whole)-1 {
 				shown += resolve(x)
 			}

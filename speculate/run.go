@@ -1,0 +1,368 @@
+package speculate
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"paceline/draft"
+	"paceline/verify"
+	"paceline/vocab"
+)
+
+// Options say how a generation is run.
+type Options struct {
+	Limits Limits
+	// Drafter proposes; nil: the answer is streamed plainly.
+	Drafter draft.Drafter
+	// Controller chooses the draft length; it belongs to this generation.
+	Controller Controller
+	// Eager cuts the plain stream as soon as the controller wants to draft,
+	// without waiting for a draft to be ready.
+	Eager bool
+	// Costs are what earlier generations on the same pair learned; zero: unknown.
+	Costs Costs
+}
+
+// Piece is what became visible at once. Text may be empty, when tokens were
+// committed that do not show yet; Tokens are the ids committed since the last
+// piece, valid until emit returns.
+type Piece struct {
+	Text   string
+	Tokens []vocab.Token
+}
+
+// Result is a finished generation.
+type Result struct {
+	Finish       string      // "stop" or "length"
+	StopString   string      // the stop string that ended the text, if one did
+	StopToken    vocab.Token // the stop token id that the engine named, if HasStopToken
+	HasStopToken bool
+	// Usage, in tokens. Completion counts up to the token that ended the answer
+	// or completed the stop string, inclusive. Cached is -1 if unknown.
+	Prompt, Completion, Cached int
+	Costs                      Costs // what was learned, for the next generation
+	Trace                      *Trace
+}
+
+// The drafter's time while the target waits for it: what the round's tokens
+// would take in plain streaming, but at least draftPatience; draftPatienceMax
+// bounds every draft.
+const (
+	draftPatience    = 100 * time.Millisecond
+	draftPatienceMax = 30 * time.Second
+)
+
+// Run generates the answer. emit is called from this goroutine, in order; its
+// error ends the generation and is returned. Run returns when everything that
+// it started has ended. An error before the first emit is round 0's own (for
+// an engine that answered with an error status, that answer).
+func Run(ctx context.Context, t Target, o Options, emit func(Piece) error) (Result, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	g := &generation{
+		ctx: ctx, target: t, options: o, emit: emit, began: time.Now(), cached: -1,
+		session: NewSession(o.Limits, o.Controller, o.Drafter != nil, o.Eager),
+		events:  make(chan happening, 16), costs: o.Costs,
+		display: display{stops: stops{list: o.Limits.Stop, include: o.Limits.IncludeStop}, min: o.Limits.MinTokens},
+	}
+	g.session.SetCosts(g.costs)
+	defer g.wait.Wait()
+	defer cancel(nil)
+	defer func() {
+		if g.stream != nil {
+			g.stream.Close()
+		}
+	}()
+	err := g.loop()
+	if err == nil {
+		err = g.flush()
+	}
+	return g.result(), err
+}
+
+// generation is the loop's own state; all of it belongs to Run's goroutine but
+// for what the calls send through events.
+type generation struct {
+	ctx     context.Context
+	target  Target
+	options Options
+	emit    func(Piece) error
+	session *Session
+	events  chan happening
+	wait    sync.WaitGroup
+	began   time.Time
+	costs   Costs
+
+	context    []vocab.Token // prompt and answer; only appended to
+	stream     Stream
+	lastChunk  time.Time // arrival of the last chunk of the stream that is open
+	dropDraft  context.CancelFunc
+	draftRun   int    // number of the draft that is out: answers of dropped ones are forgotten
+	parked     *Ready // a verification that waits for the text before it
+	cached     int
+	emitted    bool
+	firstToken time.Duration
+
+	display    display
+	decoding   bool   // a question for text is out
+	stopString string // the stop string that ended the text
+}
+
+// happening is an event with the time at which it happened.
+type happening struct {
+	at    time.Time
+	event Event
+	// decoded is set instead of event when text came back.
+	decoded *decoded
+	draft   int    // of a Drafted: which
+	stream  Stream // of a stream that was opened
+}
+
+type decoded struct {
+	base, window string
+	err          error
+}
+
+func (g *generation) loop() error {
+	for {
+		if err := g.apply(g.session.Next()); err != nil {
+			return err
+		}
+		if g.complete() {
+			return nil
+		}
+		select {
+		case h := <-g.events:
+			if err := g.take(h); err != nil {
+				return err
+			}
+		case <-g.ctx.Done():
+			return context.Cause(g.ctx)
+		}
+	}
+}
+
+// complete tells whether the answer is over and all its text was shown.
+func (g *generation) complete() bool {
+	return g.session.phase == phaseDone && (g.stopString != "" || !g.pending())
+}
+
+// pending tells whether committed tokens wait for their text.
+func (g *generation) pending() bool {
+	return g.decoding || g.display.text != nil && g.display.text.Pending() > 0
+}
+
+// apply starts what the session wants.
+func (g *generation) apply(r Ready) error {
+	for _, c := range r.Commits {
+		if err := g.committed(c); err != nil {
+			return err
+		}
+	}
+	if r.Drop && g.dropDraft != nil {
+		g.dropDraft()
+		g.dropDraft = nil
+		g.draftRun++
+	}
+	if r.Cut && g.stream != nil {
+		g.stream.Close()
+	}
+	if g.session.phase == phaseDone { // also by a stop string in these commits
+		g.resolve()
+		return g.session.Err()
+	}
+	if r.Stream {
+		g.open()
+	}
+	if r.Draft > 0 {
+		g.draft(r.Draft, r.Bounded)
+	}
+	if r.Verify {
+		g.parked = &r
+	}
+	g.resolve()
+	g.unpark()
+	return nil
+}
+
+// take hands an event to the session.
+func (g *generation) take(h happening) error {
+	switch e := h.event.(type) {
+	case nil:
+		if h.stream != nil {
+			return g.opened(h)
+		}
+		return g.took(*h.decoded)
+	case Delivered:
+		if e.Chunk.Opaque {
+			if !g.emitted {
+				return ErrOpaque
+			}
+			return fmt.Errorf("cannot go on: %w", ErrOpaque)
+		}
+		g.delivered(e.Chunk, h.at)
+	case Ended:
+		g.stream = nil
+	case Drafted:
+		if h.draft != g.draftRun {
+			return nil
+		}
+		g.dropDraft = nil
+		if e.Err == nil {
+			g.costs.Draft = average(g.costs.Draft, e.Elapsed)
+		}
+	case Verified:
+		if e.Err == nil {
+			g.costs.Pass = average(g.costs.Pass, e.Elapsed)
+		}
+	}
+	g.session.SetCosts(g.costs)
+	g.session.Step(h.event)
+	return nil
+}
+
+// delivered measures the pace of plain streaming and learns the prompt.
+func (g *generation) delivered(c Chunk, at time.Time) {
+	if c.Prompt != nil && g.context == nil {
+		g.context = append(make([]vocab.Token, 0, len(c.Prompt)+256), c.Prompt...)
+		g.display.text = vocab.NewText(c.Prompt)
+		g.cached = c.CachedTokens
+	}
+	if n := len(c.Tokens); n > 0 {
+		if !g.lastChunk.IsZero() {
+			g.costs.Token = average(g.costs.Token, at.Sub(g.lastChunk)/time.Duration(n))
+		}
+		g.lastChunk = at
+	}
+}
+
+// average is a moving average that begins with its first value.
+func average(old, v time.Duration) time.Duration {
+	if old == 0 {
+		return v
+	}
+	return old + (v-old)/4
+}
+
+// open starts a plain stream after the answer so far.
+func (g *generation) open() {
+	after := g.session.Answer()
+	g.lastChunk = time.Time{}
+	g.call(func(err error) happening { return happening{event: Ended{err}} }, func() {
+		s, err := g.target.Stream(g.ctx, after)
+		if err != nil {
+			g.send(happening{event: Ended{err}})
+			return
+		}
+		defer s.Close()
+		if !g.send(happening{stream: s}) {
+			return
+		}
+		for {
+			c, err := s.Next()
+			switch {
+			case err == io.EOF:
+				g.send(happening{event: Ended{}})
+				return
+			case err != nil:
+				g.send(happening{event: Ended{err}})
+				return
+			case !g.send(happening{at: time.Now(), event: Delivered{c}}):
+				return
+			}
+		}
+	})
+}
+
+// opened keeps the stream so that it can be cut.
+func (g *generation) opened(h happening) error {
+	g.stream = h.stream
+	if g.session.phase == phaseCut {
+		g.stream.Close()
+	}
+	return nil
+}
+
+func (g *generation) draft(k int, bounded bool) {
+	limit := draftPatienceMax
+	if bounded {
+		limit = min(limit, max(draftPatience, time.Duration(k+1)*max(g.costs.Token, g.costs.Pass)))
+	}
+	ctx, cancel := context.WithTimeoutCause(g.ctx, limit, fmt.Errorf("no draft within %v", limit))
+	g.draftRun++
+	run, tokens, began := g.draftRun, g.context[:len(g.context):len(g.context)], time.Now()
+	g.dropDraft = cancel
+	answer := func(d draft.Draft, err error) happening {
+		if len(d.Tokens) > k {
+			d.Tokens = d.Tokens[:k:k]
+			d.Confidence = d.Confidence[:min(k, len(d.Confidence))]
+		}
+		return happening{draft: run, event: Drafted{Draft: d, Err: err, Elapsed: time.Since(began)}}
+	}
+	g.call(func(err error) happening { return answer(draft.Draft{}, err) }, func() {
+		defer cancel()
+		d, err := g.options.Drafter.Draft(ctx, tokens, k)
+		g.send(answer(d, err))
+	})
+}
+
+// unpark sends the verification that waits, once the text before it cannot
+// end the answer any more: a pass after a stop string would be wasted.
+func (g *generation) unpark() {
+	if g.parked == nil || len(g.display.stops.list) > 0 && g.pending() {
+		return
+	}
+	after, pass, began := g.session.Answer(), g.parked.Pass, time.Now()
+	g.parked = nil
+	answer := func(p verify.Pass, err error) happening {
+		return happening{event: Verified{Pass: p, Err: err, Elapsed: time.Since(began)}}
+	}
+	g.call(func(err error) happening { return answer(verify.Pass{}, err) }, func() {
+		g.send(answer(g.target.Verify(g.ctx, after, pass)))
+	})
+}
+
+// call starts every goroutine of a generation: Run waits for it, and a panic
+// in it becomes the event that broken makes of an error.
+func (g *generation) call(broken func(error) happening, f func()) {
+	g.wait.Go(func() {
+		defer func() {
+			if p := recover(); p != nil {
+				g.send(broken(fmt.Errorf("panic: %v\n%s", p, debug.Stack())))
+			}
+		}()
+		f()
+	})
+}
+
+// send delivers an event to the loop; false: the loop is gone.
+func (g *generation) send(h happening) bool {
+	select {
+	case g.events <- h:
+		return true
+	case <-g.ctx.Done():
+		return false
+	}
+}
+
+func (g *generation) finishTrace() *Trace {
+	t := &g.session.trace
+	t.FirstToken, t.Total = g.firstToken, time.Since(g.began)
+	return t
+}
+
+func (g *generation) result() Result {
+	s := g.session
+	r := Result{
+		Finish: s.finish, StopString: g.stopString,
+		Prompt: len(s.prompt), Completion: len(s.answer), Cached: g.cached,
+		Costs: g.costs, Trace: g.finishTrace(),
+	}
+	if s.stop.HasReason {
+		r.StopToken, r.HasStopToken = s.stop.StopReason, true
+	}
+	return r
+}

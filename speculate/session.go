@@ -1,0 +1,526 @@
+package speculate
+
+import (
+	"fmt"
+	"time"
+
+	"paceline/draft"
+	"paceline/verify"
+	"paceline/vocab"
+)
+
+// Limits are the ends of an answer that the proxy has to see to.
+type Limits struct {
+	// MaxTokens bounds the answer in tokens; 0: only Context does.
+	MaxTokens int
+	// MinTokens is the length below which the engine does not let the answer
+	// end. A round never straddles it.
+	MinTokens int
+	// Context bounds prompt and answer together, in tokens; 0 is unknown.
+	Context int
+	// Ends are the ids that end an answer (end of sequence and stop token ids;
+	// none with ignore_eos). Used where the engine does not say, on rows.
+	Ends []vocab.Token
+	// Stop are the strings at which the text ends; IncludeStop keeps the string
+	// in the text.
+	Stop        []string
+	IncludeStop bool
+}
+
+// Event is something that happened to a generation. The loop hands each to
+// Session.Step in the order in which it happened.
+type Event interface{ event() }
+
+type (
+	// Delivered is a chunk of the plain stream.
+	Delivered struct{ Chunk Chunk }
+	// Ended says that the plain stream is over: nothing more will be delivered.
+	// Err is nil if it was cut or said its finish.
+	Ended struct{ Err error }
+	// Drafted answers Ready.Draft. Err: nothing came of it.
+	Drafted struct {
+		Draft   draft.Draft
+		Elapsed time.Duration
+		Err     error
+	}
+	// Verified answers Ready.Verify. Err: the call failed, nothing is known.
+	Verified struct {
+		Pass    verify.Pass
+		Elapsed time.Duration
+		Err     error
+	}
+	// StopFound says that the text of the first Tokens tokens of the answer
+	// contains a stop string: what follows them is not part of it.
+	StopFound struct{ Tokens int }
+)
+
+func (Delivered) event() {}
+func (Ended) event()     {}
+func (Drafted) event()   {}
+func (Verified) event()  {}
+func (StopFound) event() {}
+
+// Commit is a run of tokens that became part of the answer at once. Text is
+// the engine's own, Source where it came from (vocab.Text.Add; 0: unknown).
+// Hidden counts tokens at the end that do not show (the one that ended the
+// answer).
+type Commit struct {
+	Tokens []vocab.Token
+	Text   string
+	Source int
+	Hidden int
+}
+
+// Ready says what to start now. Each demand is made once.
+type Ready struct {
+	Commits []Commit // new tokens of the answer, oldest first
+	Stream  bool     // open a plain stream after the answer so far
+	Cut     bool     // close the plain stream; deliver what it still holds, then Ended
+	Draft   int      // ask for a draft of that many tokens after the answer so far
+	Bounded bool     // the target waits for this draft: give it little time
+	Drop    bool     // the draft that is out has become useless: cancel it and forget its answer
+	// Verify asks the target about the draft Pass (empty: one token is wanted).
+	Verify bool
+	Pass   []vocab.Token
+	Done   bool // the answer is complete, or Err says why it cannot be
+}
+
+type phase uint8
+
+const (
+	phaseStart  phase = iota // nothing was asked yet
+	phasePlain               // a plain stream is open
+	phaseCut                 // its end was asked for, it may still deliver
+	phaseRounds              // no stream is open: draft, verify, draft, …
+	phaseDone
+)
+
+// draftBackoff is how many tokens pass before a drafter that failed is asked
+// again: doubled with each failure in a row up to the maximum.
+const (
+	draftBackoffMin = 4
+	draftBackoffMax = 64
+)
+
+// verifyFailuresMax is after how many failed verifications an answer stays in
+// plain streaming; streamFailuresMax how many streams may break in a row
+// without having delivered a token.
+const (
+	verifyFailuresMax = 3
+	streamFailuresMax = 2
+)
+
+// Session is the state of one generation. It is used from one goroutine.
+type Session struct {
+	limits  Limits
+	control Controller
+	eager   bool
+	drafter bool
+
+	phase  phase
+	err    error
+	finish string
+	stop   verify.Choice // the token that ended the answer, if one did
+
+	prompt  []vocab.Token // known from the first chunk of round 0 on; nil: no takeover
+	answer  []vocab.Token // the committed tokens; only commit appends to it
+	limit   int           // tokens that the answer may have; set with the prompt
+	commits []Commit      // not handed out by Next yet
+
+	// want is the draft length that the controller chose at this length of the
+	// answer; decided says that it was asked here.
+	want    int
+	decided bool
+	// hand is a draft that continues the answer as it stands.
+	hand   draft.Draft
+	inHand bool
+	// drafting: a draft is out, asked at length draftFrom. verifying: a
+	// verification of hand is out. streaming: a stream was asked for and has
+	// not Ended.
+	drafting, verifying, streaming bool
+	draftFrom, draftLength         int
+	draftWaited                    bool          // the target waits for the draft that is out
+	draftTime                      time.Duration // that it has waited since the last round
+	// After a failure no draft is asked for before the answer has draftAgain
+	// tokens.
+	draftAgain, draftBackoff int
+	verifyFailures           int
+	streamFailures           int
+	streamTokens             int // delivered by the stream that is open
+	source                   int // numbers the origins of text: streams and rounds
+
+	costs Costs
+	trace Trace
+}
+
+// NewSession returns the state of a generation that has not begun. drafter
+// says whether there is one; eager cuts the plain stream as soon as the
+// controller wants to draft, without waiting for a draft to be ready.
+func NewSession(l Limits, c Controller, drafter, eager bool) *Session {
+	return &Session{limits: l, control: c, drafter: drafter, eager: eager, draftBackoff: draftBackoffMin}
+}
+
+// Answer returns the committed tokens. The slice may only be read; what it
+// holds now never changes.
+func (s *Session) Answer() []vocab.Token { return s.answer[:len(s.answer):len(s.answer)] }
+
+// Prompt returns the rendered prompt, nil until it is known.
+func (s *Session) Prompt() []vocab.Token { return s.prompt }
+
+// Err says why the answer could not be completed.
+func (s *Session) Err() error { return s.err }
+
+// SetCosts tells the session what the calls of this generation take.
+func (s *Session) SetCosts(c Costs) { s.costs = c }
+
+// Next says what to start now. Call it after every Step, and first of all.
+func (s *Session) Next() Ready {
+	var r Ready
+	if s.phase == phaseStart {
+		s.openStream(&r)
+		return r
+	}
+	r.Commits, s.commits = s.commits, nil
+	if s.phase == phaseDone {
+		r.Done, r.Cut, r.Drop = true, s.streaming, s.drafting
+		return r
+	}
+	if s.stale() {
+		r.Drop, s.drafting = true, false
+	}
+	switch s.phase {
+	case phasePlain:
+		s.nextPlain(&r)
+	case phaseRounds:
+		s.nextRound(&r)
+	}
+	return r
+}
+
+// nextPlain decides, while a stream is open, whether to draft beside it and
+// whether to cut it.
+func (s *Session) nextPlain(r *Ready) {
+	if len(s.answer) == 0 || !s.mayRound() || s.length() == 0 {
+		return
+	}
+	if s.eager || s.inHand && 2*len(s.hand.Tokens) >= s.length() {
+		s.phase, r.Cut = phaseCut, true
+		s.trace.Switches++
+		return
+	}
+	if !s.drafting {
+		s.ask(r, false)
+	}
+}
+
+// nextRound decides what follows when no stream is open.
+func (s *Session) nextRound(r *Ready) {
+	if s.verifying {
+		return
+	}
+	k := s.length()
+	switch {
+	case !s.mayRound() || s.want == 0:
+		s.openStream(r)
+	case k == 0: // the answer's end is one token away, or the end of min_tokens is
+		s.inHand, s.hand = true, draft.Draft{}
+		s.verify(r, 0)
+	case s.inHand:
+		s.verify(r, k)
+	case s.drafting:
+		// wait for it
+	default:
+		s.ask(r, true)
+	}
+}
+
+func (s *Session) ask(r *Ready, bounded bool) {
+	s.drafting, s.draftFrom, s.draftLength, s.draftWaited = true, len(s.answer), s.length(), bounded
+	r.Draft, r.Bounded = s.draftLength, bounded
+}
+
+func (s *Session) verify(r *Ready, k int) {
+	if len(s.hand.Tokens) > k {
+		s.hand.Tokens = s.hand.Tokens[:k:k]
+	}
+	s.verifying = true
+	r.Verify, r.Pass = true, s.hand.Tokens
+	if s.drafting {
+		r.Drop, s.drafting = true, false
+	}
+}
+
+func (s *Session) openStream(r *Ready) {
+	s.phase, s.streaming, s.streamTokens = phasePlain, true, 0
+	s.inHand, s.hand = false, draft.Draft{}
+	s.source++
+	r.Stream = true
+}
+
+// mayRound tells whether rounds are possible here at all.
+func (s *Session) mayRound() bool {
+	return s.drafter && s.prompt != nil && len(s.answer) >= s.draftAgain && s.verifyFailures < verifyFailuresMax
+}
+
+// length is the draft length for the next round at this length of the answer:
+// what the controller wants, clipped to what the answer can still take.
+func (s *Session) length() int {
+	if !s.decided {
+		s.decided = true
+		s.want = max(0, s.control.Length(View{
+			Prompt: len(s.prompt), Answer: len(s.answer), Left: s.limit - len(s.answer),
+			Plain: s.phase == phasePlain, Costs: s.costs,
+		}))
+	}
+	return s.clip(s.want)
+}
+
+// clip bounds a draft length: a round yields up to k+1 tokens, which have to
+// fit the answer's limit and may not straddle the end of min_tokens.
+func (s *Session) clip(k int) int {
+	k = min(k, s.limit-len(s.answer)-1)
+	if short := s.limits.MinTokens - len(s.answer); short > 0 {
+		k = min(k, short-1)
+	}
+	return max(k, 0)
+}
+
+// stale tells whether the draft that is out can no longer be of use: the
+// answer has grown past what it could propose.
+func (s *Session) stale() bool {
+	return s.drafting && len(s.answer)-s.draftFrom >= s.draftLength
+}
+
+// Step takes an event. Events that come after the end are ignored, but for a
+// stop string in what was committed before it.
+func (s *Session) Step(e Event) {
+	if e, ok := e.(StopFound); ok && s.err == nil {
+		s.answer = s.answer[:e.Tokens:e.Tokens]
+		s.commits, s.stop = nil, verify.Choice{}
+		s.done("stop")
+		return
+	}
+	if s.phase == phaseDone {
+		return
+	}
+	switch e := e.(type) {
+	case Delivered:
+		s.delivered(e.Chunk)
+	case Ended:
+		s.ended(e.Err)
+	case Drafted:
+		s.drafted(e)
+	case Verified:
+		s.verified(e)
+	default:
+		panic(fmt.Sprintf("BUG: speculate: unknown event %T", e))
+	}
+}
+
+func (s *Session) delivered(c Chunk) {
+	if !s.streaming {
+		panic("BUG: speculate: Delivered without a stream")
+	}
+	if c.Prompt != nil && s.prompt == nil {
+		s.begin(c.Prompt)
+	}
+	if len(c.Tokens) > 0 || c.Text != "" {
+		commit := Commit{Tokens: c.Tokens, Text: c.Text, Source: s.source}
+		if c.Finish == "stop" && !s.limits.IncludeStop {
+			commit.Hidden = min(1, len(c.Tokens))
+		}
+		s.commit(commit)
+		s.trace.Plain += len(c.Tokens)
+		s.streamTokens += len(c.Tokens)
+		s.streamFailures = 0
+	}
+	switch {
+	case c.Finish != "":
+		if c.HasReason {
+			s.stop = verify.Choice{Token: c.StopReason, Stop: true, HasReason: true, StopReason: c.StopReason}
+		}
+		s.done(c.Finish)
+	case s.limit > 0 && len(s.answer) >= s.limit:
+		s.done("length")
+	}
+}
+
+// begin learns the prompt, and with it how long the answer may become.
+func (s *Session) begin(prompt []vocab.Token) {
+	s.prompt = prompt
+	s.limit = s.limits.MaxTokens
+	if left := s.limits.Context - len(prompt); s.limits.Context > 0 && (s.limit == 0 || left < s.limit) {
+		s.limit = left
+	}
+	if s.limit <= 0 {
+		s.limit = int(^uint(0) >> 1)
+	}
+}
+
+func (s *Session) ended(err error) {
+	if !s.streaming {
+		panic("BUG: speculate: Ended without a stream")
+	}
+	s.streaming = false
+	switch {
+	case s.phase == phaseCut:
+		s.phase = phaseRounds // whatever the cut did to the connection
+	case len(s.answer) == 0, s.prompt == nil:
+		s.fail(endError(err))
+	default:
+		if s.streamTokens == 0 {
+			s.streamFailures++
+		}
+		s.trace.StreamBreaks++
+		if s.streamFailures >= streamFailuresMax {
+			s.fail(endError(err))
+			return
+		}
+		s.phase, s.want, s.decided = phaseRounds, 0, true // reopen
+	}
+}
+
+func endError(err error) error {
+	if err == nil {
+		return ErrUnfinished
+	}
+	return err
+}
+
+func (s *Session) drafted(e Drafted) {
+	if !s.drafting {
+		return // it was dropped
+	}
+	s.drafting = false
+	if e.Err != nil || len(e.Draft.Tokens) == 0 {
+		s.draftFailed(e.Err)
+		return
+	}
+	s.draftBackoff = draftBackoffMin
+	if s.draftWaited {
+		s.draftTime += e.Elapsed
+	}
+	since := s.answer[s.draftFrom:]
+	rest, ok := continues(e.Draft, since)
+	if !ok {
+		s.trace.StaleDrafts++
+		return
+	}
+	s.hand, s.inHand = rest, true
+}
+
+// draftFailed goes on without a draft: plain streaming for a while, longer
+// with each failure in a row. A draft that is merely empty costs the least
+// wait.
+func (s *Session) draftFailed(err error) {
+	if err != nil {
+		s.trace.DraftFailures++
+		s.draftAgain = len(s.answer) + s.draftBackoff
+		s.draftBackoff = min(2*s.draftBackoff, draftBackoffMax)
+		return
+	}
+	s.draftAgain = len(s.answer) + draftBackoffMin
+}
+
+// continues returns what is left of d after the tokens since it was asked for,
+// if it foretold them.
+func continues(d draft.Draft, since []vocab.Token) (draft.Draft, bool) {
+	if len(d.Tokens) <= len(since) {
+		return draft.Draft{}, false
+	}
+	for i, t := range since {
+		if d.Tokens[i] != t {
+			return draft.Draft{}, false
+		}
+	}
+	d.Tokens = d.Tokens[len(since):]
+	if d.Confidence != nil {
+		d.Confidence = d.Confidence[len(since):]
+	}
+	return d, true
+}
+
+func (s *Session) verified(e Verified) {
+	if !s.verifying {
+		panic("BUG: speculate: Verified without a verification")
+	}
+	s.verifying = false
+	hand := s.hand
+	s.inHand, s.hand = false, draft.Draft{}
+	var v verify.Verdict
+	if e.Err == nil {
+		v, e.Err = verify.Judge(e.Pass, hand.Tokens, s.limits.Ends)
+	}
+	if e.Err != nil {
+		s.verifyFailures++
+		s.trace.VerifyFailures++
+		s.trace.LastVerifyError = e.Err
+		s.want, s.decided = 0, true // plain until the next token; Next opens the stream
+		return
+	}
+	s.verifyFailures = 0
+	round := Round{
+		At: len(s.answer), Mode: e.Pass.Mode, Source: hand.Source, Fallback: e.Pass.Fallback,
+		Drafted: len(hand.Tokens), Judged: v.Judged, Accepted: v.Accepted,
+		DraftTime: s.draftTime, VerifyTime: e.Elapsed,
+		Cached: e.Pass.Cached, Computed: e.Pass.Computed, Calls: e.Pass.Calls,
+	}
+	s.draftTime = 0
+	s.commitChoices(v.Tokens)
+	round.Emitted = len(s.answer) - round.At
+	s.trace.add(round)
+	s.control.Observe(round)
+	s.finishRound(v.Tokens[len(v.Tokens)-1])
+}
+
+// finishRound ends the answer if the round's last token does.
+func (s *Session) finishRound(last verify.Choice) {
+	switch {
+	case last.Stop:
+		s.stop = last
+		s.done("stop")
+	case len(s.answer) >= s.limit:
+		s.done("length")
+	}
+}
+
+// commitChoices commits a verdict's tokens with their text as far as the
+// engine said it.
+func (s *Session) commitChoices(cs []verify.Choice) {
+	s.source++
+	c, known := Commit{}, true
+	for _, x := range cs {
+		c.Tokens = append(c.Tokens, x.Token)
+		if x.Stop && !s.limits.IncludeStop {
+			c.Hidden = 1
+			continue
+		}
+		c.Text += x.Text
+		// A special token has an empty text, as has a part of a character.
+		known = known && x.HasText && x.Text != ""
+	}
+	if known {
+		c.Source = s.source
+	}
+	s.commit(c)
+}
+
+func (s *Session) commit(c Commit) {
+	s.answer = append(s.answer, c.Tokens...)
+	s.commits = append(s.commits, c)
+	if len(c.Tokens) == 0 {
+		return
+	}
+	s.decided = false
+	if s.inHand { // keep it in step with what the stream delivered
+		s.hand, s.inHand = continues(s.hand, c.Tokens)
+	}
+}
+
+func (s *Session) done(finish string) {
+	s.finish, s.phase = finish, phaseDone
+}
+
+func (s *Session) fail(err error) {
+	s.err, s.phase = err, phaseDone
+}
