@@ -5,10 +5,12 @@ import "strings"
 // stops finds stop strings in growing text. It is a value: a copy of it is a
 // state to go back to.
 //
-// The rule is vLLM's (vllm/v1/engine/detokenizer.py): after each token the
-// stop strings are tried in the request's order; the first that occurs with
-// its end in the new text wins, and the text ends before it (or after it, with
-// include). Held back is only what may still become a stop string.
+// The rule is vLLM's (check_stop_strings in vllm/v1/engine/detokenizer.py,
+// 0.32): of the matches that end in new text the one that is complete first
+// wins, the request's order among equals, and the text ends before it (or
+// behind it, with include). That is the result of appending one token at a
+// time, however many come at once. Held back is only what may still become a
+// stop string.
 type stops struct {
 	list    []string
 	include bool
@@ -25,19 +27,20 @@ func (s *stops) feed(text string) (show, found string) {
 		return text, ""
 	}
 	whole := s.tail + text
+	first := len(whole) + 1
 	for _, stop := range s.list {
 		from := max(0, len(s.tail)-len(stop)+1)
-		i := strings.Index(whole[from:], stop)
-		if i < 0 {
-			continue
+		if i := strings.Index(whole[from:], stop); i >= 0 && from+i+len(stop) < first {
+			first, found = from+i+len(stop), stop
 		}
-		end := from + i
-		if s.include {
-			end += len(stop)
+	}
+	if found != "" {
+		end, shown := first, len(s.tail)-s.held
+		if !s.include {
+			end -= len(found)
 		}
-		shown := len(s.tail) - s.held
 		s.tail, s.held = "", 0
-		return whole[min(shown, end):end], stop
+		return whole[min(shown, end):end], found
 	}
 	return s.keep(whole), ""
 }

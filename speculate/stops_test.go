@@ -41,11 +41,13 @@ func TestStopsAgreeWithTheWholeText(t *testing.T) {
 		s, shown, found := stops{list: list}, "", ""
 		var whole, want string
 		for _, text := range feed {
-			// the rule, on the whole text
-			for _, stop := range list {
-				from := max(0, len(whole)-len(stop)+1)
-				if i := strings.Index((whole + text)[from:], stop); i >= 0 && found == "" {
-					want, found = (whole + text)[:from+i], stop
+			// the rule: append one byte at a time
+			for n := 1; n <= len(text) && found == ""; n++ {
+				for _, stop := range list {
+					if found == "" && strings.HasSuffix(whole+text[:n], stop) {
+						found = stop
+						want = (whole + text)[:len(whole)+n-len(stop)]
+					}
 				}
 			}
 			whole += text
