@@ -1,6 +1,10 @@
 package lm
 
-import "paceline/vocab"
+import (
+	"slices"
+
+	"paceline/vocab"
+)
 
 // merge is what two adjacent tokens become. Merges of lower rank come first.
 type merge struct {
@@ -30,7 +34,7 @@ type merger struct {
 // that may merge, the one of lowest rank, leftmost among equals, merges first.
 // It takes n log n time, however long the word.
 func (m *merger) word(dst []vocab.Token, bytes []vocab.Token) []vocab.Token {
-	m.symbols, m.queue = m.symbols[:0], m.queue[:0]
+	m.symbols, m.queue = slices.Grow(m.symbols[:0], len(bytes)), m.queue[:0]
 	for i, token := range bytes {
 		m.symbols = append(m.symbols, symbol{token: token, prev: int32(i) - 1, next: int32(i) + 1})
 	}

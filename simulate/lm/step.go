@@ -80,11 +80,12 @@ func (s *step) push(r row) {
 	s.rows = append(s.rows, r)
 }
 
-// flush computes the positions of the step and empties it. Between two layers
-// the workers wait for each other, since attention reads the keys and values
-// that other rows have written.
-func (s *step) flush() {
-	workers := s.workers()
+// flush computes the positions of the step and empties it.
+func (s *step) flush() { s.run(s.workers()) }
+
+// run is flush with a number of workers. Between two layers they wait for each
+// other, since attention reads the keys and values that other rows have written.
+func (s *step) run(workers int) {
 	for len(s.scores) < workers {
 		s.scores = append(s.scores, make([]quad, (s.model.config.Context+3)/4))
 	}
