@@ -7,7 +7,10 @@ import "time"
 type Costs struct {
 	Token time.Duration // between two tokens of plain streaming
 	Pass  time.Duration // one verification
-	Draft time.Duration // one draft of the usual length
+	Draft time.Duration // one draft of the usual length, in rounds
+	// FirstDraft is the draft that is made beside round 0: it includes the
+	// draft model's own prefill.
+	FirstDraft time.Duration
 }
 
 // View is what a controller may look at when it chooses a draft length.

@@ -56,6 +56,7 @@ type Commit struct {
 type Ready struct {
 	Commits []Commit // new tokens of the answer, oldest first
 	Stream  bool     // open a plain stream after the answer so far
+	Limit   int      // of that stream, in tokens; 0: the answer's own
 	Cut     bool     // close the plain stream; deliver what it still holds, then Ended
 	Draft   int      // ask for a draft of that many tokens after the answer so far
 	Bounded bool     // the target waits for this draft: give it little time
@@ -65,4 +66,3 @@ type Ready struct {
 	Pass   []vocab.Token
 	Done   bool // the answer is complete, or Err says why it cannot be
 }
-

@@ -101,6 +101,7 @@ type generation struct {
 	lastChunk  time.Time // arrival of the last chunk of the stream that is open
 	dropDraft  context.CancelFunc
 	draftRun   int    // number of the draft that is out: answers of dropped ones are forgotten
+	drafts     int    // that arrived
 	parked     *Ready // a verification that waits for the text before it
 	cached     int
 	emitted    bool
@@ -175,7 +176,7 @@ func (g *generation) apply(r Ready) error {
 		return g.session.Err()
 	}
 	if r.Stream {
-		g.open()
+		g.open(r.Limit)
 	}
 	if r.Draft > 0 {
 		g.draft(r.Draft, r.Bounded)
@@ -212,7 +213,7 @@ func (g *generation) take(h happening) error {
 		}
 		g.dropDraft = nil
 		if e.Err == nil {
-			g.costs.Draft = average(g.costs.Draft, e.Elapsed)
+			g.tookDraft(e.Elapsed)
 		}
 	case Verified:
 		if e.Err == nil {
@@ -239,6 +240,16 @@ func (g *generation) delivered(c Chunk, at time.Time) {
 	}
 }
 
+// tookDraft measures drafts: the first one of a generation holds the draft
+// model's prefill.
+func (g *generation) tookDraft(d time.Duration) {
+	if g.drafts++; g.drafts == 1 {
+		g.costs.FirstDraft = average(g.costs.FirstDraft, d)
+		return
+	}
+	g.costs.Draft = average(g.costs.Draft, d)
+}
+
 // average is a moving average that begins with its first value.
 func average(old, v time.Duration) time.Duration {
 	if old == 0 {
@@ -248,11 +259,11 @@ func average(old, v time.Duration) time.Duration {
 }
 
 // open starts a plain stream after the answer so far.
-func (g *generation) open() {
+func (g *generation) open(limit int) {
 	after := g.session.Answer()
 	g.lastChunk = time.Time{}
 	g.call(func(err error) happening { return happening{event: Ended{err}} }, func() {
-		s, err := g.target.Stream(g.ctx, after)
+		s, err := g.target.Stream(g.ctx, after, limit)
 		if err != nil {
 			g.send(happening{event: Ended{err}})
 			return

@@ -151,7 +151,7 @@ func (w *world) Verify(ctx context.Context, after, d []vocab.Token) (verify.Pass
 		return verify.Pass{}, err
 	}
 	if w.percent(w.verifyFails) {
-		if w.percent(50) {
+		if len(d) > 0 && w.percent(50) {
 			return verify.Pass{Mode: w.mode}, nil // evidence that does not fit
 		}
 		return verify.Pass{}, errFault
@@ -176,14 +176,17 @@ func (w *world) Verify(ctx context.Context, after, d []vocab.Token) (verify.Pass
 	return p, nil
 }
 
-func (w *world) Stream(ctx context.Context, after []vocab.Token) (Stream, error) {
+func (w *world) Stream(ctx context.Context, after []vocab.Token, limit int) (Stream, error) {
 	if w.inStream.Swap(true) || w.inVerify.Load() {
 		w.t.Errorf("a stream was opened while another or a verification was out")
 	}
 	w.streams.Add(1)
 	w.open.Add(1)
 	ctx, cancel := context.WithCancel(ctx)
-	return &fakeStream{w: w, ctx: ctx, cancel: cancel, at: slices.Concat(prompt, after), first: len(after) == 0, text: vocab.NewText(prompt)}, nil
+	if limit == 0 || limit > w.limits.MaxTokens-len(after) {
+		limit = w.limits.MaxTokens - len(after)
+	}
+	return &fakeStream{w: w, limit: len(prompt) + len(after) + limit, ctx: ctx, cancel: cancel, at: slices.Concat(prompt, after), first: len(after) == 0, text: vocab.NewText(prompt)}, nil
 }
 
 type fakeStream struct {
@@ -191,6 +194,7 @@ type fakeStream struct {
 	ctx    context.Context // of the wait for the next token
 	cancel func()
 	at     []vocab.Token
+	limit  int // prompt and answer
 	first  bool
 	over   bool
 	closed atomic.Bool
@@ -244,7 +248,7 @@ func (s *fakeStream) Next() (Chunk, error) {
 	switch {
 	case id == 0:
 		c.Finish, s.over = "stop", true
-	case len(s.at)-len(prompt) == s.w.limits.MaxTokens:
+	case len(s.at) == s.limit:
 		c.Finish, s.over = "length", true
 	}
 	return c, nil
@@ -304,6 +308,7 @@ func TestTheAnswerIsTheTargetsOwn(t *testing.T) {
 		var got strings.Builder
 		res, err := Run(context.Background(), w, Options{
 			Limits: w.limits, Drafter: w, Eager: rapid.Bool().Draw(r, "eager"),
+			Costs:      Costs{Token: 2, FirstDraft: time.Duration(rapid.IntRange(0, 8).Draw(r, "entry"))},
 			Controller: &random{rand.New(rand.NewPCG(w.seed, 2)), rapid.SampledFrom([]int{1, 4, 12}).Draw(r, "k")},
 		}, func(p Piece) error { got.WriteString(p.Text); return nil })
 		if err != nil {
@@ -353,6 +358,15 @@ func TestTheCourseInTime(t *testing.T) {
 		}
 		if res.Trace.FirstToken != token {
 			t.Errorf("first token after %v, the target alone takes %v", res.Trace.FirstToken, token)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) { // with the costs known round 0 ends by itself when the draft is ready
+		w := newWorld(t, 7, 64)
+		w.delay = times(clock)
+		res, took := run(t, w, Options{Limits: w.limits, Drafter: w, Controller: NewFixed(7, true), Costs: Costs{Token: token, FirstDraft: 60 * time.Millisecond}})
+		w.limits.MinTokens = 0
+		if w.streams.Load() != 1 || took > 2*token+8*(token+40*time.Millisecond) {
+			t.Errorf("took %v, %d streams, %d plain tokens", took, w.streams.Load(), res.Trace.Plain)
 		}
 	})
 	synctest.Test(t, func(t *testing.T) { // a draft that hangs costs nothing but its patience, once in a while

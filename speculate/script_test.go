@@ -59,6 +59,7 @@ func play(t *testing.T, script string) string {
 		out    strings.Builder
 		limits Limits
 		eager  bool
+		costs  Costs
 		k      = &lengths{}
 		s      *Session
 	)
@@ -82,8 +83,12 @@ func play(t *testing.T, script string) string {
 		case "k":
 			k.k = num(rest)
 			continue
+		case "costs":
+			costs = Costs{Token: time.Duration(num(args["token"])), FirstDraft: time.Duration(num(args["draft"]))}
+			continue
 		case "start":
 			s = NewSession(limits, k, args["drafter"] != "no", eager)
+			s.SetCosts(costs)
 		default:
 			s.Step(event(t, word, args))
 		}
@@ -151,6 +156,9 @@ func describe(s *Session, r Ready) string {
 	}
 	if r.Stream {
 		w = append(w, fmt.Sprintf("stream after %d", len(s.Answer())))
+		if r.Limit > 0 {
+			w = append(w, fmt.Sprintf("for %d", r.Limit))
+		}
 	}
 	if r.Draft > 0 {
 		w = append(w, fmt.Sprintf("draft %d after %d", r.Draft, len(s.Answer())))

@@ -44,6 +44,10 @@ const (
 	draftBackoffMax = 64
 )
 
+// entryMax is the longest stream that is ended rather than cut for the first
+// round: a slower draft may as well be waited for.
+const entryMax = 4
+
 // verifyFailuresMax is after how many failed verifications an answer stays in
 // plain streaming; streamFailuresMax how many streams may break in a row
 // without having delivered a token.
@@ -89,6 +93,7 @@ type Session struct {
 	verifyFailures           int
 	streamFailures           int
 	streamTokens             int // delivered by the stream that is open
+	streamLimit              int // that it may deliver; 0: the answer's own limit
 	source                   int // numbers the origins of text: streams and rounds
 
 	costs Costs
@@ -145,7 +150,11 @@ func (s *Session) nextPlain(r *Ready) {
 	if len(s.answer) == 0 || !s.mayRound() || s.length() == 0 {
 		return
 	}
-	if s.eager || s.inHand && 2*len(s.hand.Tokens) >= s.length() {
+	ready := s.inHand && 2*len(s.hand.Tokens) >= s.length()
+	if ready && s.streamLimit > 0 {
+		return // the stream ends by itself
+	}
+	if s.eager || ready {
 		s.phase, r.Cut = phaseCut, true
 		s.trace.Switches++
 		return
@@ -193,10 +202,30 @@ func (s *Session) verify(r *Ready, k int) {
 }
 
 func (s *Session) openStream(r *Ready) {
+	s.streamLimit = s.entry()
 	s.phase, s.streaming, s.streamTokens = phasePlain, true, 0
 	s.inHand, s.hand = false, draft.Draft{}
 	s.source++
-	r.Stream = true
+	r.Stream, r.Limit = true, s.streamLimit
+}
+
+// entry is how many tokens round 0 should make: as many as the target makes
+// while the first draft is made beside it. An engine starts its next step
+// before the last token is read, so a cut wastes a step; a stream that ends by
+// itself does not. 0: no limit, because the draft's time is unknown or rounds
+// are not wanted.
+func (s *Session) entry() int {
+	if s.phase != phaseStart || !s.drafter || s.eager || s.limits.MinTokens > 0 || s.costs.Token == 0 || s.costs.FirstDraft == 0 {
+		return 0
+	}
+	if s.control.Length(View{Left: s.limits.MaxTokens, Plain: true, Costs: s.costs}) == 0 {
+		return 0
+	}
+	n := 1 + int((s.costs.FirstDraft*5/4+s.costs.Token-1)/s.costs.Token)
+	if n > entryMax {
+		return 0
+	}
+	return n
 }
 
 // mayRound tells whether rounds are possible here at all.
@@ -277,6 +306,8 @@ func (s *Session) delivered(c Chunk) {
 		s.streamFailures = 0
 	}
 	switch {
+	case c.Finish == "length" && s.streamLimit > 0 && s.streamTokens >= s.streamLimit && len(s.answer) < s.limit:
+		// Not the answer's end but this stream's: Ended follows.
 	case c.Finish != "":
 		if c.HasReason {
 			s.stop = verify.Choice{Token: c.StopReason, Stop: true, HasReason: true, StopReason: c.StopReason}
@@ -307,6 +338,13 @@ func (s *Session) ended(err error) {
 	switch {
 	case s.phase == phaseCut:
 		s.phase = phaseRounds // whatever the cut did to the connection
+	case s.streamLimit > 0 && s.streamTokens >= s.streamLimit:
+		s.phase = phaseRounds
+		if s.inHand {
+			s.trace.Switches++
+		} else if s.drafting { // not ready after all: the target does not wait for it
+			s.want, s.decided = 0, true
+		}
 	case len(s.answer) == 0, s.prompt == nil:
 		s.fail(endError(err))
 	default:

@@ -17,8 +17,11 @@ import (
 type Target interface {
 	// Stream starts plain decoding after the answer so far. The first call of a
 	// generation comes with none: that is round 0, the client's own request.
-	// Closing the stream ends the work in the engine.
-	Stream(ctx context.Context, after []vocab.Token) (Stream, error)
+	// Closing the stream ends the work in the engine. limit > 0 bounds this
+	// stream's tokens (sent as its max_tokens; never above the answer's own
+	// limit): the engine then stops by itself with finish reason "length", and
+	// no step of it is wasted on a token that would be cut off.
+	Stream(ctx context.Context, after []vocab.Token, limit int) (Stream, error)
 	// Verify asks what the target writes after the answer so far and after each
 	// prefix of the draft, in one pass. An empty draft asks for one token.
 	// It is called only after the first chunk of round 0 was read.
