@@ -25,7 +25,9 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -39,33 +41,43 @@ var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interv
 // Listener accepts watched connections.
 type Listener struct {
 	net.Listener
-	watch *watch // nil where there is none
+	patience time.Duration
+	watch    *watch // nil where there is none
 }
 
-// Listen wraps ln, which it owns from now on.
-func Listen(ln net.Listener) (*Listener, error) {
+// Listen wraps ln, which it owns from now on. A client that takes nothing for
+// patience while it is written to counts as gone: the write fails. 0: no limit.
+// The limit is on each write, never on an answer.
+func Listen(ln net.Listener, patience time.Duration) (*Listener, error) {
 	w, err := newWatch()
 	if err != nil {
 		return nil, err
 	}
-	return &Listener{Listener: ln, watch: w}, nil
+	return &Listener{Listener: ln, patience: patience, watch: w}, nil
 }
 
-// Accept returns the next connection, a *Conn.
+// Accept returns the next connection, a *Conn. When the process has run out of
+// descriptors it waits for some to be closed: an error would end the server.
 func (l *Listener) Accept() (net.Conn, error) {
 	nc, err := l.Listener.Accept()
+	for wait := 5 * time.Millisecond; outOfDescriptors(err); wait = min(2*wait, time.Second) {
+		time.Sleep(wait)
+		nc, err = l.Listener.Accept()
+	}
 	if err != nil {
 		return nil, err
 	}
+	c := &Conn{Conn: nc, patience: l.patience}
+	// Both are best effort: without them a departure is noticed later.
 	if tc, ok := nc.(*net.TCPConn); ok {
-		_ = tc.SetKeepAliveConfig(keepAlive) // best effort: a departure is then noticed later
+		_ = tc.SetKeepAliveConfig(keepAlive)
 	}
-	c := &Conn{Conn: nc}
-	if err := l.watch.add(c); err != nil {
-		_ = nc.Close()
-		return nil, err
-	}
+	_ = l.watch.add(c)
 	return c, nil
+}
+
+func outOfDescriptors(err error) bool {
+	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
 }
 
 // Close stops accepting. Connections stay watched until they are closed.
@@ -79,8 +91,9 @@ func (l *Listener) Close() error {
 // goroutine.
 type Conn struct {
 	net.Conn
-	watch *watch
-	id    uint64 // key in watch, never reused
+	patience time.Duration
+	watch    *watch
+	id       uint64 // key in watch, never reused
 
 	mu     sync.Mutex
 	gone   bool
@@ -91,6 +104,24 @@ type Conn struct {
 
 // NetConn returns the connection below.
 func (c *Conn) NetConn() net.Conn { return c.Conn }
+
+// Write writes all of p or fails when the client takes nothing for too long.
+func (c *Conn) Write(p []byte) (int, error) {
+	if c.patience == 0 {
+		return c.Conn.Write(p)
+	}
+	written := 0
+	for {
+		if err := c.Conn.SetWriteDeadline(time.Now().Add(c.patience)); err != nil {
+			return written, err
+		}
+		n, err := c.Conn.Write(p[written:])
+		written += n
+		if n == 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
+			return written, err
+		}
+	}
+}
 
 // Gone tells whether the client has closed its end.
 func (c *Conn) Gone() bool {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -16,6 +17,9 @@ import (
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// patience is short enough to test and long enough to pass by.
+const patience = 300 * time.Millisecond
 
 // limit is how late a departure may be noticed.
 const limit = 50 * time.Millisecond
@@ -35,7 +39,7 @@ func listen(t testing.TB) *Listener {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ln, err := Listen(inner)
+	ln, err := Listen(inner, patience)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -205,6 +209,33 @@ func TestLinger(t *testing.T) {
 	got, err := io.ReadAll(client)
 	if err != nil || string(got) != "413\n" {
 		t.Fatalf("read %q, %v", got, err)
+	}
+}
+
+// A client that does not read is given up; one that reads slowly is not.
+func TestPatience(t *testing.T) {
+	big := make([]byte, 16<<20)
+	_, server := pair(t)
+	began := time.Now()
+	if _, err := server.Write(big); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Fatalf("wrote to a client that does not read: %v", err)
+	}
+	if took := time.Since(began); took < patience || took > 20*patience {
+		t.Errorf("given up after %v", took)
+	}
+
+	client, server := pair(t)
+	go func() {
+		buf := make([]byte, 1<<20)
+		for {
+			if _, err := io.ReadFull(client, buf); err != nil {
+				return
+			}
+			<-time.After(patience / 8)
+		}
+	}()
+	if n, err := server.Write(big); err != nil || n != len(big) {
+		t.Fatalf("wrote %d to a slow client: %v", n, err)
 	}
 }
 
