@@ -3,6 +3,7 @@ package lm
 import (
 	"fmt"
 	"math"
+	"slices"
 )
 
 // weights are a model's parameters in the layout of the kernels.
@@ -76,7 +77,7 @@ func (r *weightReader) take(name string, shape ...int) []float32 {
 		r.err = fmt.Errorf("there is no tensor %q", name)
 		return nil
 	}
-	if fmt.Sprint(t.shape) != fmt.Sprint(shape) {
+	if !slices.Equal(t.shape, shape) {
 		r.err = fmt.Errorf("tensor %q has shape %v, want %v", name, t.shape, shape)
 		return nil
 	}
