@@ -20,8 +20,9 @@ type Options struct {
 	Drafter draft.Drafter
 	// Controller chooses the draft length; it belongs to this generation.
 	Controller Controller
-	// Eager cuts the plain stream as soon as the controller wants to draft,
-	// without waiting for a draft to be ready.
+	// Eager leaves plain streaming as soon as the controller wants to draft,
+	// after the first token if it wants to from the start, without waiting for
+	// a draft to be ready.
 	Eager bool
 	// Costs are what earlier generations on the same pair learned; zero: unknown.
 	Costs Costs

@@ -68,7 +68,7 @@ type Session struct {
 	finish string
 	stop   verify.Choice // the token that ended the answer, if one did
 
-	prompt  []vocab.Token // known from the first chunk of round 0 on; nil: no takeover
+	prompt  []vocab.Token // known from the first chunk of round 0 on; nil: no rounds
 	answer  []vocab.Token // the committed tokens; only commit appends to it
 	limit   int           // tokens that the answer may have; set with the prompt
 	commits []Commit      // not handed out by Next yet
@@ -92,16 +92,17 @@ type Session struct {
 	draftAgain, draftBackoff int
 	verifyFailures           int
 	streamFailures           int
-	streamTokens             int // delivered by the stream that is open
-	streamLimit              int // that it may deliver; 0: the answer's own limit
-	source                   int // numbers the origins of text: streams and rounds
+	streamTokens             int  // delivered by the stream that is open
+	streamLimit              int  // that it may deliver; 0: the answer's own limit
+	streamOver               bool // it delivered them all and said so
+	source                   int  // numbers the origins of text: streams and rounds
 
 	costs Costs
 	trace Trace
 }
 
 // NewSession returns the state of a generation that has not begun. drafter
-// says whether there is one; eager cuts the plain stream as soon as the
+// says whether there is one; eager leaves plain streaming as soon as the
 // controller wants to draft, without waiting for a draft to be ready.
 func NewSession(l Limits, c Controller, drafter, eager bool) *Session {
 	return &Session{limits: l, control: c, drafter: drafter, eager: eager, draftBackoff: draftBackoffMin}
@@ -150,16 +151,15 @@ func (s *Session) nextPlain(r *Ready) {
 	if len(s.answer) == 0 || !s.mayRound() || s.length() == 0 {
 		return
 	}
-	ready := s.inHand && 2*len(s.hand.Tokens) >= s.length()
-	if ready && s.streamLimit > 0 {
-		return // the stream ends by itself
-	}
-	if s.eager || ready {
+	switch {
+	case s.streamOver, s.streamTokens < s.streamLimit: // it ends by itself
+		if !s.drafting && !s.inHand {
+			s.ask(r, s.eager)
+		}
+	case s.eager, s.inHand && 2*len(s.hand.Tokens) >= s.length():
 		s.phase, r.Cut = phaseCut, true
 		s.trace.Switches++
-		return
-	}
-	if !s.drafting {
+	case !s.drafting:
 		s.ask(r, false)
 	}
 }
@@ -203,7 +203,7 @@ func (s *Session) verify(r *Ready, k int) {
 
 func (s *Session) openStream(r *Ready) {
 	s.streamLimit = s.entry()
-	s.phase, s.streaming, s.streamTokens = phasePlain, true, 0
+	s.phase, s.streaming, s.streamTokens, s.streamOver = phasePlain, true, 0, false
 	s.inHand, s.hand = false, draft.Draft{}
 	s.source++
 	r.Stream, r.Limit = true, s.streamLimit
@@ -212,13 +212,19 @@ func (s *Session) openStream(r *Ready) {
 // entry is how many tokens round 0 should make: as many as the target makes
 // while the first draft is made beside it. An engine starts its next step
 // before the last token is read, so a cut wastes a step; a stream that ends by
-// itself does not. 0: no limit, because the draft's time is unknown or rounds
-// are not wanted.
+// itself does not. An eager session wants the first token only. 0: no limit,
+// because the draft's time is unknown or rounds are not wanted.
 func (s *Session) entry() int {
-	if s.phase != phaseStart || !s.drafter || s.eager || s.limits.MinTokens > 0 || s.costs.Token == 0 || s.costs.FirstDraft == 0 {
+	if s.phase != phaseStart || !s.drafter || s.limits.MinTokens > 0 {
 		return 0
 	}
 	if s.control.Length(View{Left: s.limits.MaxTokens, Plain: true, Costs: s.costs}) == 0 {
+		return 0
+	}
+	if s.eager {
+		return 1
+	}
+	if s.costs.Token == 0 || s.costs.FirstDraft == 0 {
 		return 0
 	}
 	n := 1 + int((s.costs.FirstDraft*5/4+s.costs.Token-1)/s.costs.Token)
@@ -307,7 +313,7 @@ func (s *Session) delivered(c Chunk) {
 	}
 	switch {
 	case c.Finish == "length" && s.streamLimit > 0 && s.streamTokens >= s.streamLimit && len(s.answer) < s.limit:
-		// Not the answer's end but this stream's: Ended follows.
+		s.streamOver = true // not the answer's end but this stream's: Ended follows
 	case c.Finish != "":
 		if c.HasReason {
 			s.stop = verify.Choice{Token: c.StopReason, Stop: true, HasReason: true, StopReason: c.StopReason}
@@ -338,13 +344,13 @@ func (s *Session) ended(err error) {
 	switch {
 	case s.phase == phaseCut:
 		s.phase = phaseRounds // whatever the cut did to the connection
-	case s.streamLimit > 0 && s.streamTokens >= s.streamLimit:
+	case s.streamOver:
 		s.phase = phaseRounds
-		if s.inHand {
-			s.trace.Switches++
-		} else if s.drafting { // not ready after all: the target does not wait for it
+		if s.drafting && !s.eager { // not ready after all: the target does not wait for it
 			s.want, s.decided = 0, true
+			return
 		}
+		s.trace.Switches++
 	case len(s.answer) == 0, s.prompt == nil:
 		s.fail(endError(err))
 	default:
