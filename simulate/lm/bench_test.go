@@ -8,8 +8,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-
-	"paceline/vocab"
 )
 
 // Benchmarks report positions per second of processor time, which is what one
@@ -21,19 +19,6 @@ var embedded = []struct {
 	name string
 	open func() (*Model, error)
 }{{"target", Target}, {"draft", Draft}, {"draft-b", DraftB}}
-
-// someTokens returns n tokens of ordinary text.
-func someTokens(m *Model, n int) []vocab.Token {
-	text := strings.Repeat("Once upon a time there was a shy fox named Max. Max lived by the river. 3 times 9 is 27.\n", n/20+1)
-	return m.Tokenizer().Encode(text, false)[:n]
-}
-
-// prefilled returns a cache of n positions.
-func prefilled(m *Model, n int) *Cache {
-	c := m.NewCache()
-	m.Forward([]Span{{c, someTokens(m, n), 0}})
-	return c
-}
 
 // reportRate is called before the loop and what it returns after it.
 func reportRate(b *testing.B, positions int) func() {

@@ -2,6 +2,7 @@ package lm
 
 import (
 	"fmt"
+	"math"
 	"sync/atomic"
 )
 
@@ -67,50 +68,53 @@ func (c *Cache) reserve(n int) {
 	}
 }
 
-// head returns the keys and values of a head in a layer.
-func (p page) head(shape *Config, layer, head int) (keys, values []tile) {
+// head returns the keys and values of a slot's head.
+func (p page) head(shape *Config, at slot) (keys, values []tile) {
 	n := (pageSize / 4) * (shape.HeadDim / 4)
-	at := (layer*shape.KVHeads + head) * 2 * n
-	return p[at : at+n], p[at+n : at+2*n]
+	first := (at.layer*shape.KVHeads + at.head) * 2 * n
+	return p[first : first+n], p[first+n : first+2*n]
 }
 
-// store writes the key and value of one head at a position.
+// slot is a place in a cache: a key and value head of a layer, at a position.
+type slot struct{ layer, head, position int }
+
+// store writes a key and its value.
 //
 //go:norace
-func (c *Cache) store(layer, head, position int, key, value []quad) {
-	keys, values := c.pages[position/pageSize].head(&c.model.config, layer, head)
-	at := position % pageSize
-	row := keys[at/4*len(key):][:len(key)]
+func (c *Cache) store(at slot, key, value []quad) {
+	keys, values := c.pages[at.position/pageSize].head(&c.model.config, at)
+	block, row := at.position%pageSize/4, at.position%4
+	tiles := keys[block*len(key):][:len(key)]
 	for k := range key {
 		for j, v := range key[k] {
-			row[k][4*j+at%4] = v
+			tiles[k][4*j+row] = v
 		}
 	}
 	for k := range value {
-		*(*quad)(values[k*(pageSize/4)+at/4][at%4*4:]) = value[k]
+		*(*quad)(values[k*(pageSize/4)+block][4*row:]) = value[k]
 	}
 }
 
-// attend writes the attention of one query head at a position to out: the
-// values up to and including the position, weighted by the softmax of scale ·
-// query·key. scores is scratch for position+1 values.
+// attend writes the attention of a query at a slot to out: the head's values up
+// to and including the slot's position, weighted by the softmax of query·key /
+// sqrt(HeadDim). scores is scratch for at least position+1 values.
 //
 //go:norace
-func (c *Cache) attend(out, query []quad, layer, head, position int, scale float32, scores []quad) {
-	n := position + 1
+func (c *Cache) attend(at slot, query, out, scores []quad) {
+	shape, width, n := &c.model.config, len(query), at.position+1
 	scores = scores[:(n+3)/4]
 	clear(scores)
-	width := len(query)
-	for i := range scores {
-		keys, _ := c.pages[i/(pageSize/4)].head(&c.model.config, layer, head)
-		row := i % (pageSize / 4) * width
-		dot(&scores[i], keys[row:row+width], query)
+	for first := 0; first < len(scores); first += pageSize / 4 {
+		keys, _ := c.pages[first/(pageSize/4)].head(shape, at)
+		for i := first; i < min(first+pageSize/4, len(scores)); i++ {
+			dot(&scores[i], keys[(i-first)*width:(i-first+1)*width], query)
+		}
 	}
-	inverse := softmax(scores, n, scale)
+	inverse := softmax(scores, n, float32(1/math.Sqrt(float64(4*width))))
 	clear(out)
-	for at := 0; at < len(scores); at += pageSize / 4 {
-		weights := scores[at:min(at+pageSize/4, len(scores))]
-		_, values := c.pages[at/(pageSize/4)].head(&c.model.config, layer, head)
+	for first := 0; first < len(scores); first += pageSize / 4 {
+		_, values := c.pages[first/(pageSize/4)].head(shape, at)
+		weights := scores[first:min(first+pageSize/4, len(scores))]
 		for k := range out {
 			dot(&out[k], values[k*(pageSize/4):(k+1)*(pageSize/4)], weights)
 		}

@@ -8,9 +8,8 @@
 //
 // The promise on which the rest of the project rests: the logits of a position
 // depend on the tokens up to it and on nothing else, bit for bit. How positions
-// are batched, split into steps, shared between forks or spread over workers
-// does not show; neither does the processor, since no product and sum are ever
-// fused. design.md says how.
+// are batched, cut into steps, shared between forks or spread over workers does
+// not show. design.md says how.
 package lm
 
 import (

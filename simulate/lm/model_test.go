@@ -13,7 +13,22 @@ import (
 	"strings"
 	"testing"
 	"testing/fstest"
+
+	"paceline/vocab"
 )
+
+// someTokens returns n tokens of ordinary text.
+func someTokens(m *Model, n int) []vocab.Token {
+	text := strings.Repeat("Once upon a time there was a shy fox named Max. Max lived by the river. 3 times 9 is 27.\n", n/20+1)
+	return m.Tokenizer().Encode(text, false)[:n]
+}
+
+// prefilled returns a cache of n positions.
+func prefilled(m *Model, n int) *Cache {
+	c := m.NewCache()
+	m.Forward([]Span{{c, someTokens(m, n), 0}})
+	return c
+}
 
 // randomWeights gives every tensor of a Llama model of a shape random values.
 func randomWeights(c Config, random *rand.Rand) map[string]floatTensor {

@@ -1,7 +1,6 @@
 package lm
 
 import (
-	"math"
 	"runtime"
 	"sync"
 
@@ -16,7 +15,7 @@ const maxRows = 128
 // minWork is the least number of multiplications in a worker's share of a
 // layer. Starting and joining a goroutine costs some microseconds, in which a
 // core does about 20,000 (BenchmarkWorkers).
-const minWork = 150_000
+const minWork = 800_000
 
 // row is one position of a step.
 type row struct {
@@ -37,6 +36,12 @@ func newPlane(width int) plane { return plane{width, make([]quad, maxRows*width)
 
 func (p plane) row(i int) []quad { return p.quads[i*p.width : (i+1)*p.width] }
 
+// part is what one worker does of a step: rows lo to hi, hi not included.
+type part struct {
+	lo, hi int
+	scores []quad // the worker's scratch: the attention of one head to a whole context
+}
+
 // step is the scratch memory of a Forward: up to maxRows positions on their way
 // through the layers. A step is taken from the model's pool and put back within
 // one call, and its size is fixed.
@@ -49,7 +54,7 @@ type step struct {
 	qkv    plane    // queries, keys and values
 	mixed  plane    // attention's result
 	hidden plane    // the MLP's gate, then up; the gate becomes its hidden vector
-	scores [][]quad // one per worker: the attention of one head to a whole context
+	scores [][]quad // one for each worker
 }
 
 func newStep(m *Model) *step {
@@ -109,69 +114,71 @@ func (s *step) workers() int {
 // split evenly over the workers.
 func (s *step) between(l, workers int) {
 	if workers == 1 {
-		s.advance(l, 0, len(s.rows), s.scores[0])
+		s.advance(l, part{0, len(s.rows), s.scores[0]})
 		return
 	}
 	var others sync.WaitGroup
 	for i := 1; i < workers; i++ {
 		others.Go(func() {
-			s.advance(l, i*len(s.rows)/workers, (i+1)*len(s.rows)/workers, s.scores[i])
+			s.advance(l, part{i * len(s.rows) / workers, (i + 1) * len(s.rows) / workers, s.scores[i]})
 		})
 	}
-	s.advance(l, 0, len(s.rows)/workers, s.scores[0])
+	s.advance(l, part{0, len(s.rows) / workers, s.scores[0]})
 	others.Wait()
 }
 
-// advance ends layer l-1 for rows lo to hi and puts the keys and values of layer
-// l in the caches. At l = 0 it starts from the tokens. At l = Layers it goes on
+// advance ends layer l-1 for some rows and puts the keys and values of layer l
+// in their caches. At l = 0 it starts from the tokens. At l = Layers it goes on
 // to the logits, and does so only for the rows where they are wanted: no other
 // row reads the last layer's output.
-func (s *step) advance(l, lo, hi int, scores []quad) {
+func (s *step) advance(l int, p part) {
 	switch l {
 	case 0:
-		s.embed(lo, hi)
+		s.embed(p)
 	case s.model.config.Layers:
-		for lo < hi {
-			n := s.wanted(lo, hi)
-			if n > 0 {
-				s.finish(l-1, lo, lo+n, scores)
-				s.head(lo, lo+n)
+		for p.lo < p.hi {
+			wanted := p
+			wanted.hi = p.lo + s.wanted(p)
+			if wanted.hi > wanted.lo {
+				s.finish(l-1, wanted)
+				s.head(wanted)
 			}
-			lo += max(1, n)
+			p.lo = wanted.hi + 1
 		}
 		return
 	default:
-		s.finish(l-1, lo, hi, scores)
+		s.finish(l-1, p)
 	}
-	s.project(l, lo, hi)
+	s.project(l, p)
 }
 
-// wanted returns how many rows in a row from lo, before hi, want their logits.
-func (s *step) wanted(lo, hi int) int {
+// wanted returns how many rows, one after another from p's first, want their
+// logits.
+func (s *step) wanted(p part) int {
 	n := 0
-	for lo+n < hi && s.rows[lo+n].logits != nil {
+	for p.lo+n < p.hi && s.rows[p.lo+n].logits != nil {
 		n++
 	}
 	return n
 }
 
 // embed starts the residual stream.
-func (s *step) embed(lo, hi int) {
-	for i := lo; i < hi; i++ {
+func (s *step) embed(p part) {
+	for i := p.lo; i < p.hi; i++ {
 		at := int(s.rows[i].token) * s.x.width
 		copy(s.x.row(i), s.model.weights.embedding[at:at+s.x.width])
 	}
 }
 
 // project computes queries, keys and values and stores the latter two.
-func (s *step) project(l, lo, hi int) {
+func (s *step) project(l int, p part) {
 	c, w := &s.model.config, &s.model.weights
-	for i := lo; i < hi; i++ {
+	for i := p.lo; i < p.hi; i++ {
 		normalize(s.h.row(i), s.x.row(i), w.layers[l].attentionNorm, c.NormEps)
 	}
-	multiply(s.qkv, &w.layers[l].qkv, s.h, lo, hi)
+	w.layers[l].qkv.multiply(s.qkv, s.h, p)
 	width := c.HeadDim / 4
-	for i := lo; i < hi; i++ {
+	for i := p.lo; i < p.hi; i++ {
 		r, qkv := &s.rows[i], s.qkv.row(i)
 		at := r.position * width / 2
 		cos, sin := w.cos[at:at+width/2], w.sin[at:at+width/2]
@@ -181,29 +188,30 @@ func (s *step) project(l, lo, hi int) {
 		keys := qkv[c.Heads*width:]
 		values := keys[c.KVHeads*width:]
 		for head := range c.KVHeads {
-			r.cache.store(l, head, r.position, keys[head*width:(head+1)*width], values[head*width:(head+1)*width])
+			first, end := head*width, (head+1)*width
+			r.cache.store(slot{l, head, r.position}, keys[first:end], values[first:end])
 		}
 	}
 }
 
 // finish does what follows the projections of layer l: attention and the MLP.
-func (s *step) finish(l, lo, hi int, scores []quad) {
+func (s *step) finish(l int, p part) {
 	c, w := &s.model.config, &s.model.weights.layers[l]
-	for i := lo; i < hi; i++ {
-		s.attend(l, i, scores)
+	for i := p.lo; i < p.hi; i++ {
+		s.attend(l, i, p.scores)
 	}
-	multiply(s.h, &w.output, s.mixed, lo, hi)
-	for i := lo; i < hi; i++ {
+	w.output.multiply(s.h, s.mixed, p)
+	for i := p.lo; i < p.hi; i++ {
 		add(s.x.row(i), s.h.row(i))
 		normalize(s.h.row(i), s.x.row(i), w.mlpNorm, c.NormEps)
 	}
-	multiply(s.hidden, &w.gateUp, s.h, lo, hi)
-	for i := lo; i < hi; i++ {
+	w.gateUp.multiply(s.hidden, s.h, p)
+	for i := p.lo; i < p.hi; i++ {
 		hidden := s.hidden.row(i)
 		gate(hidden[:w.down.in], hidden[w.down.in:])
 	}
-	multiply(s.h, &w.down, s.hidden, lo, hi)
-	for i := lo; i < hi; i++ {
+	w.down.multiply(s.h, s.hidden, p)
+	for i := p.lo; i < p.hi; i++ {
 		add(s.x.row(i), s.h.row(i))
 	}
 }
@@ -213,39 +221,38 @@ func (s *step) finish(l, lo, hi int, scores []quad) {
 func (s *step) attend(l, i int, scores []quad) {
 	c, r := &s.model.config, &s.rows[i]
 	width, group := c.HeadDim/4, c.Heads/c.KVHeads
-	scale := float32(1 / math.Sqrt(float64(c.HeadDim)))
 	queries, mixed := s.qkv.row(i), s.mixed.row(i)
 	for head := range c.Heads {
-		at := head * width
-		r.cache.attend(mixed[at:at+width], queries[at:at+width], l, head/group, r.position, scale, scores)
+		first, end := head*width, (head+1)*width
+		r.cache.attend(slot{l, head / group, r.position}, queries[first:end], mixed[first:end], scores)
 	}
 }
 
 // head computes the logits.
-func (s *step) head(lo, hi int) {
+func (s *step) head(p part) {
 	w := &s.model.weights
-	for i := lo; i < hi; i++ {
+	for i := p.lo; i < p.hi; i++ {
 		normalize(s.h.row(i), s.x.row(i), w.norm, s.model.config.NormEps)
 	}
-	for p := range w.head.out {
-		panel := w.head.panel(p)
-		for i := lo; i < hi; i++ {
+	for k := range w.head.out {
+		panel := w.head.panel(k)
+		for i := p.lo; i < p.hi; i++ {
 			var sum quad
 			dot(&sum, panel, s.h.row(i))
-			copy(s.rows[i].logits[4*p:], sum[:]) // the last panel may be cut short
+			copy(s.rows[i].logits[4*k:], sum[:]) // the last panel may be cut short
 		}
 	}
 }
 
 // multiply writes w·src to the first w.out quads of each row of dst. Each panel
 // of weights meets all rows while it is in L1.
-func multiply(dst plane, w *matrix, src plane, lo, hi int) {
-	for p := range w.out {
-		panel := w.panel(p)
-		for i := lo; i < hi; i++ {
+func (w *matrix) multiply(dst, src plane, p part) {
+	for k := range w.out {
+		panel := w.panel(k)
+		for i := p.lo; i < p.hi; i++ {
 			var sum quad
 			dot(&sum, panel, src.row(i)[:w.in])
-			dst.row(i)[p] = sum
+			dst.row(i)[k] = sum
 		}
 	}
 }

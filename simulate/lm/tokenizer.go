@@ -94,9 +94,10 @@ func (t *Tokenizer) cut(text string) (before string, id vocab.Token, after strin
 func (t *Tokenizer) Decode(ids []vocab.Token, skipSpecial bool) string {
 	var text []byte
 	for _, id := range ids {
-		if t.known(id) && !(skipSpecial && t.special[id]) {
-			text = append(text, t.tokens[id]...)
+		if !t.known(id) || skipSpecial && t.special[id] {
+			continue
 		}
+		text = append(text, t.tokens[id]...)
 	}
 	if utf8.Valid(text) {
 		return string(text)
