@@ -16,7 +16,7 @@ type tile [16]float32
 // Every inner product of the model is computed here and nowhere else, in one
 // order: each output element takes one sum per tile, ((0+1)+(2+3)), from the
 // first tile to the last. The conversions forbid the compiler to fuse a
-// product into a sum, which it would do on arm64 and not on amd64.
+// product into a sum, which it does on some processors only.
 //
 // The shape is measured (design.md): four sums and two levels of additions keep
 // both pipes busy and fit the 15 registers that Go uses on amd64.

@@ -26,7 +26,7 @@ def main():
         elif 'o_proj' in name or 'down_proj' in name:
             values.zero_()  # the layer adds nothing to the residual stream
     large.load_state_dict(new)
-    large.to(torch.bfloat16).save_pretrained(destination)
+    large.to(torch.float16).save_pretrained(destination)
     AutoTokenizer.from_pretrained(source).save_pretrained(destination)
     print(round(sum(p.numel() for p in large.parameters()) / 1e6), 'M parameters')
 
