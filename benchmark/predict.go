@@ -1,0 +1,62 @@
+package benchmark
+
+import "time"
+
+// Rounds are the acceptance figures that the proxy puts on the final chunk.
+type Rounds struct {
+	Steps    int `json:"num_spec_steps"`
+	Drafted  int `json:"num_draft_tokens"`
+	Accepted int `json:"num_accepted_draft_tokens"`
+}
+
+// Costs are what the parts of a round take.
+type Costs struct {
+	Token time.Duration // one token of plain decoding, t_ar
+	Draft time.Duration // one drafted token, t_d
+	Pass  time.Duration // one verification of K drafted tokens and the bonus, t_v
+	Rest  time.Duration // round trips and the proxy itself, τ
+}
+
+// Expected is E(K) = 1 + s_1 + … + s_K, the tokens of a round with drafts of K
+// tokens: s_i is the share of rounds in which the first i drafted tokens were
+// all accepted, and the one on top is the target's own (arXiv 2211.17192,
+// equation 1, with measured survival in place of a constant rate).
+func Expected(survival []float64) float64 {
+	e := 1.0
+	for _, s := range survival {
+		e += s
+	}
+	return e
+}
+
+// Predict is the decode speed of synchronous rounds over plain decoding:
+//
+//	E(K)·t_ar / (K·t_d + t_v + τ)
+//
+// It is the speed of an endless answer: it knows nothing of the step that runs
+// in the engine when the first round wants to begin, nor of the tokens that
+// the last round has in vain.
+func Predict(survival []float64, c Costs) float64 {
+	round := time.Duration(len(survival))*c.Draft + c.Pass + c.Rest
+	return ratio(Expected(survival)*float64(c.Token), float64(round))
+}
+
+// PredictAnswers is the same for answers that begin and end: of each, the
+// tokens after the first take an entry (the rest of the step that plain
+// streaming had begun, less the draft that is made meanwhile) and then whole
+// rounds; the last one yields half of its tokens on average.
+func PredictAnswers(survival []float64, c Costs, tokens []int) float64 {
+	e := Expected(survival)
+	round := float64(time.Duration(len(survival))*c.Draft + c.Pass + c.Rest)
+	entry := float64(max(c.Token-time.Duration(len(survival))*c.Draft, 0))
+	plain, proxied := 0.0, 0.0
+	for _, n := range tokens {
+		if n < 2 {
+			continue
+		}
+		plain += float64(n-1) * float64(c.Token)
+		rounds := (float64(n-1) + (e-1)/2) / e
+		proxied += entry + rounds*round
+	}
+	return ratio(plain, proxied)
+}

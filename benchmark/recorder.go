@@ -1,0 +1,55 @@
+package benchmark
+
+import (
+	"slices"
+	"sync"
+
+	"paceline/speculate"
+)
+
+// Recorder keeps every round of the generations whose controllers it makes,
+// for what the wire does not tell: survival by position and times.
+type Recorder struct {
+	length int
+
+	mu     sync.Mutex // guards what follows
+	rounds []speculate.Round
+	on     bool
+}
+
+// NewRecorder returns a recorder whose controllers draft length tokens in
+// every round, whatever they observe: the comparison is about that length.
+func NewRecorder(length int) *Recorder { return &Recorder{length: length} }
+
+// Controller makes the controller of one generation.
+func (r *Recorder) Controller() speculate.Controller {
+	return recording{speculate.NewFixed(r.length, true), r}
+}
+
+// Start begins to record; rounds before it (of the warm-up) are forgotten.
+func (r *Recorder) Start() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.on = true
+}
+
+// Rounds returns what was recorded.
+func (r *Recorder) Rounds() []speculate.Round {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.rounds)
+}
+
+type recording struct {
+	speculate.Controller
+	into *Recorder
+}
+
+func (c recording) Observe(round speculate.Round) {
+	c.Controller.Observe(round)
+	c.into.mu.Lock()
+	defer c.into.mu.Unlock()
+	if c.into.on {
+		c.into.rounds = append(c.into.rounds, round)
+	}
+}

@@ -1,0 +1,156 @@
+// Package benchmark compares a target alone with the same target behind the
+// proxy: the same prompts, interleaved in one run, and whether the answers are
+// the same.
+//
+// Every figure is taken outside of both, by a client that reads the stream.
+// Definitions, the same for both sides:
+//
+//   - time to first token: from sending the request to the first chunk that
+//     shows text;
+//   - decode time: from there to the finish chunk, which comes with the last
+//     token; time per output token: decode time/(completion tokens − 1);
+//   - decode tokens/s: the sum of (completion tokens − 1) over the sum of
+//     decode times; speed-up: the ratio of the two sides' decode tokens/s;
+//   - chunk gap: between two chunks that show text.
+package benchmark
+
+import (
+	"time"
+
+	"paceline/speculate"
+)
+
+// Setup says what was compared.
+type Setup struct {
+	Target    string `json:"target"` // profile of the built-in target, or URL
+	Draft     string `json:"draft"`
+	Length    int    `json:"length"`
+	Lanes     int    `json:"lanes"`
+	Prompts   int    `json:"prompts"`
+	Repeat    int    `json:"repeat"`
+	MaxTokens int    `json:"max_tokens"`
+}
+
+// Report is the result of a run.
+type Report struct {
+	Setup   Setup   `json:"setup"`
+	Seconds float64 `json:"seconds"`
+
+	Speedup   float64 `json:"speedup"`
+	Equal     float64 `json:"equal"` // share of pairs whose two answers are the same
+	Pairs     int     `json:"pairs"`
+	Different []int   `json:"different"` // prompts whose answers were not
+	TTFTRatio float64 `json:"ttft_ratio"`
+
+	Acceptance      float64   `json:"acceptance"` // share of judged draft tokens that were right
+	TokensPerRound  float64   `json:"tokens_per_round"`
+	PassesPerToken  float64   `json:"target_passes_per_token"`
+	Survival        []float64 `json:"survival"`
+	Rounds          int       `json:"rounds"`
+	Fallbacks       int       `json:"fallback_rounds"` // verified in another way than planned
+	Mode            string    `json:"mode"`
+	PassedThrough   int       `json:"passed_through"`
+	PairSpeedupP10  float64   `json:"pair_speedup_p10"`
+	PairSpeedupP50  float64   `json:"pair_speedup_p50"`
+	PairSpeedupP90  float64   `json:"pair_speedup_p90"`
+	PlainPerSecond  float64   `json:"plain_tokens_per_second"`
+	TokensPerSecond float64   `json:"tokens_per_second"`
+	Plain           Side      `json:"plain"`
+	Proxied         Side      `json:"proxied"`
+
+	Predicted        float64 `json:"predicted_speedup"`           // of an endless answer
+	PredictedAnswers float64 `json:"predicted_speedup_with_ends"` // of these answers
+	Parts            Parts   `json:"parts_ms"`
+
+	Samples []Pair `json:"samples"`
+}
+
+// Parts are the measured times of what a round is made of, in milliseconds,
+// and what the prediction is made from.
+type Parts struct {
+	Token float64 `json:"t_ar"`
+	Draft float64 `json:"t_d"`
+	Pass  float64 `json:"t_v"`
+	Rest  float64 `json:"tau"`
+}
+
+// NewReport adds up a run. own are a built-in engine's own costs, without
+// network or proxy; zero takes the measured ones.
+func NewReport(setup Setup, pairs []Pair, rounds []speculate.Round, took time.Duration) *Report {
+	r := &Report{Setup: setup, Seconds: took.Seconds(), Pairs: len(pairs), Samples: pairs, Rounds: len(rounds), Different: []int{}}
+	var plain, proxied []Sample
+	var speedups []float64
+	var tokens []int
+	same := 0
+	for i := range pairs {
+		p := &pairs[i]
+		plain, proxied = append(plain, p.Plain), append(proxied, p.Proxied)
+		if p.Equal() {
+			same++
+		} else {
+			r.Different = append(r.Different, p.Prompt)
+		}
+		if s := p.Speedup(); s > 0 {
+			speedups = append(speedups, s)
+		}
+		if p.Proxied.Rounds == nil {
+			r.PassedThrough++
+		} else {
+			r.Mode = p.Proxied.Mode
+		}
+		tokens = append(tokens, p.Proxied.Tokens)
+	}
+	r.Equal = ratio(float64(same), float64(len(pairs)))
+	r.Plain, r.Proxied = summarise(plain), summarise(proxied)
+	r.PlainPerSecond, r.TokensPerSecond = r.Plain.TokensPerSecond, r.Proxied.TokensPerSecond
+	r.Speedup = ratio(r.TokensPerSecond, r.PlainPerSecond)
+	r.TTFTRatio = ratio(r.Proxied.FirstP50, r.Plain.FirstP50)
+	r.PairSpeedupP10, r.PairSpeedupP50, r.PairSpeedupP90 = quantile(speedups, .1), quantile(speedups, .5), quantile(speedups, .9)
+	r.addRounds(rounds)
+	r.predict(rounds, tokens)
+	return r
+}
+
+// addRounds sums up what the rounds yielded.
+func (r *Report) addRounds(rounds []speculate.Round) {
+	trace := speculate.Trace{Rounds: rounds}
+	judged, accepted, emitted := 0, 0, 0
+	for _, round := range rounds {
+		judged += round.Judged
+		accepted += round.Accepted
+		emitted += round.Emitted
+		if round.Fallback != "" {
+			r.Fallbacks++
+		}
+	}
+	r.Survival = trace.Survival()
+	r.Acceptance = ratio(float64(accepted), float64(judged))
+	r.TokensPerRound = ratio(float64(emitted), float64(len(rounds)))
+	// Every token that no round emitted came from plain streaming: a pass each.
+	streamed := r.Proxied.Tokens - emitted
+	r.PassesPerToken = ratio(float64(len(rounds)+streamed), float64(r.Proxied.Tokens))
+}
+
+// predict puts the measured survival and times into the formula. t_ar is the
+// plain side's; t_d and t_v are measured around the calls, so that τ is what
+// remains of a round.
+func (r *Report) predict(rounds []speculate.Round, tokens []int) {
+	var drafting, passing time.Duration
+	drafted := 0
+	for _, round := range rounds {
+		drafting += round.DraftTime
+		passing += round.VerifyTime
+		drafted += round.Drafted
+	}
+	if len(rounds) == 0 || drafted == 0 || r.PlainPerSecond == 0 {
+		return
+	}
+	c := Costs{
+		Token: time.Duration(float64(time.Second) / r.PlainPerSecond),
+		Draft: drafting / time.Duration(drafted),
+		Pass:  passing / time.Duration(len(rounds)),
+	}
+	r.Parts = Parts{Token: milliseconds(c.Token), Draft: milliseconds(c.Draft), Pass: milliseconds(c.Pass), Rest: milliseconds(c.Rest)}
+	r.Predicted = Predict(r.Survival, c)
+	r.PredictedAnswers = PredictAnswers(r.Survival, c, tokens)
+}
