@@ -2,6 +2,7 @@ package speculate
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"paceline/draft"
@@ -21,6 +22,9 @@ type Limits struct {
 	// Ends are the ids that end an answer (end of sequence and stop token ids;
 	// none with ignore_eos). Used where the engine does not say, on rows.
 	Ends []vocab.Token
+	// Named are those among Ends that the engine names as the reason for which
+	// it stopped (vLLM: all but the tokenizer's own end of sequence).
+	Named []vocab.Token
 	// Stop are the strings at which the text ends; IncludeStop keeps the string
 	// in the text.
 	Stop        []string
@@ -463,7 +467,9 @@ func (s *Session) verified(e Verified) {
 func (s *Session) finishRound(last verify.Choice) {
 	switch {
 	case last.Stop:
-		s.stop = last
+		if s.stop = last; !last.HasReason && slices.Contains(s.limits.Named, last.Token) {
+			s.stop.HasReason, s.stop.StopReason = true, last.Token
+		}
 		s.done("stop")
 	case len(s.answer) >= s.limit:
 		s.done("length")
