@@ -104,6 +104,10 @@ type Input struct {
 	// Effective works out the request's settings over the target's defaults.
 	Effective func(caps *engine.Capabilities, chat bool, body gjson.Result) (engine.Settings, error)
 
+	// Opaque says that the target lately answered a chat with more than text: a
+	// reasoning or tool parser is on, whose state could not be taken over.
+	Opaque bool
+
 	// Overloaded and Losing are what the target's load and earlier rounds say.
 	Overloaded, Losing bool
 }
@@ -195,6 +199,8 @@ func (in *Input) may(m verify.Mode) bool {
 
 func (in *Input) shape() Reason {
 	switch r := in.Request; {
+	case in.Opaque && r.Chat:
+		return ToolsUnparsed
 	case r.Multimodal:
 		return Multimodal
 	case r.Prompts > 1:

@@ -98,6 +98,7 @@ func TestPassThrough(t *testing.T) {
 	unknown.Target.Modes = both[:1]
 	f(UnknownDefaults, unknown)
 
+	f(ToolsUnparsed, with(func(in *Input) { in.Opaque = true }))
 	f(Multimodal, ready(true, `{"messages":[{"role":"user","content":[{"type":"image_url"}]}]}`))
 	f(NGt1, ready(false, `{"prompt":["a","b"]}`))
 	f(NGt1, ready(true, chat+`,"n":2}`))
@@ -154,6 +155,9 @@ func TestSpeculate(t *testing.T) {
 	f(verify.Score, with(chat+`}`, func(in *Input) { in.Policy.Verify = OnlyScoring }))
 	f(verify.Score, with(chat+`}`, func(in *Input) { in.Target.ChatTokens, in.Target.RenderChat = false, true }))
 	f(verify.Score, with(chat+`}`, func(in *Input) { in.Policy.MaxPrompt = 1000 }))
+	opaque := ready(false, text+`}`)
+	opaque.Opaque = true
+	f(verify.Score, opaque)
 }
 
 func TestClientsError(t *testing.T) {

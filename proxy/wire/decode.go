@@ -106,6 +106,27 @@ func (r *Request) Get(name string) gjson.Result {
 	return gjson.Result{}
 }
 
+// For returns the body with another model's name, and nothing else changed;
+// the body itself if that is its model's name already or name is empty.
+func (r *Request) For(name string) []byte {
+	if name == "" || name == r.Model {
+		return r.Body
+	}
+	value := r.Get("model")
+	if !value.Exists() {
+		// A body without the field takes whatever the server serves.
+		return r.Body
+	}
+	at := value.Index
+	if !bytes.HasPrefix(r.Body[at:], []byte(value.Raw)) {
+		panic("BUG: the field is not where it was read")
+	}
+	body := make([]byte, 0, len(r.Body)+len(name)+2)
+	body = append(body, r.Body[:at]...)
+	body = AppendString(body, name)
+	return append(body, r.Body[at+len(value.Raw):]...)
+}
+
 // check looks at what no single field can tell.
 func (r *Request) check() error {
 	switch {

@@ -70,6 +70,28 @@ func TestFields(t *testing.T) {
 	}
 }
 
+func TestFor(t *testing.T) {
+	f := func(body, name, want string) {
+		t.Helper()
+		r, err := Decode(false, []byte(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := string(r.For(name)); got != want {
+			t.Errorf("%s for %q: %s, want %s", body, name, got, want)
+		}
+		if string(r.Body) != body {
+			t.Errorf("%s became %s", body, r.Body)
+		}
+	}
+	f(`{"model":"a","prompt":"x"}`, "a", `{"model":"a","prompt":"x"}`)
+	f(`{"model":"a","prompt":"x"}`, "", `{"model":"a","prompt":"x"}`)
+	f(`{"prompt":"x"}`, "b", `{"prompt":"x"}`)
+	f(`{"model":"a","prompt":"x"}`, `b"`, `{"model":"b\"","prompt":"x"}`)
+	f("  {\n\t\"prompt\" : \"model\", \"mod\\u0065l\" :  \"\\u0061\" }\n", "b", "  {\n\t\"prompt\" : \"model\", \"mod\\u0065l\" :  \"b\" }\n")
+	f(`{"model":null,"prompt":"x"}`, "b", `{"model":"b","prompt":"x"}`)
+}
+
 // Every refusal is a 400 that names the field, or says what is wrong with the
 // whole body.
 func TestRefusals(t *testing.T) {
