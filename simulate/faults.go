@@ -123,7 +123,7 @@ func (a *active) answer(life context.Context, ctx *fasthttp.RequestCtx) bool {
 		defer stop()
 		a.stall(watched)
 	case "slow":
-		time.Sleep(a.For)
+		_ = sleep(life, a.For)
 	}
 	return false
 }

@@ -35,7 +35,7 @@ func (r *request) models() *vllm.Error {
 // openAPI lists the routes, without their schemas.
 func (r *request) openAPI() *vllm.Error {
 	paths := map[string]any{}
-	for path, route := range r.s.routes() {
+	for path, route := range r.s.routes {
 		paths[path] = map[string]any{strings.ToLower(route.method): map[string]any{}}
 	}
 	return r.answer(map[string]any{

@@ -28,6 +28,7 @@ type Server struct {
 	ctx     context.Context // ends with the server
 	cancel  context.CancelFunc
 	served  chan error
+	routes  map[string]route
 	longest int // characters of the longest token
 
 	mu     sync.Mutex
@@ -58,6 +59,7 @@ func Start(o Options) (*Server, error) {
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.faults = newFaults(listener)
+	s.routes = routes(!o.NoScaleOut)
 	s.loop = newLoop(&o)
 	t := o.Model.Tokenizer()
 	for id := range t.Size() {
@@ -90,7 +92,6 @@ func (s *Server) URL() string { return s.url }
 func (s *Server) Close(ctx context.Context) error {
 	s.cancel()
 	s.loop.close()
-	s.faults.set(nil)
 	err := s.http.ShutdownWithContext(ctx)
 	if errors.Is(err, net.ErrClosed) {
 		err = nil
@@ -111,7 +112,7 @@ func (s *Server) handle(ctx *fasthttp.RequestCtx) {
 	s.mu.Lock()
 	s.byPath[path]++
 	s.mu.Unlock()
-	route, ok := s.routes()[path]
+	route, ok := s.routes[path]
 	if path == faultsPath && s.o.FaultsOverHTTP {
 		s.serveFaults(ctx)
 		return
@@ -153,7 +154,7 @@ type request struct {
 	fault *active
 }
 
-func (s *Server) routes() map[string]route {
+func routes(scaleOut bool) map[string]route {
 	const get, post = fasthttp.MethodGet, fasthttp.MethodPost
 	m := map[string]route{
 		"/health":              {get, false, (*request).health},
@@ -167,7 +168,7 @@ func (s *Server) routes() map[string]route {
 		"/v1/completions":      {post, true, (*request).completions},
 		"/v1/chat/completions": {post, true, (*request).chat},
 	}
-	if !s.o.NoScaleOut {
+	if scaleOut {
 		m["/inference/v1/generate"] = route{post, true, (*request).generate}
 		m["/inference/v1/abort_requests"] = route{post, false, (*request).abortRequests}
 		m["/v1/completions/render"] = route{post, true, (*request).renderCompletion}
@@ -195,6 +196,7 @@ func (r *request) answer(v any) *vllm.Error {
 	r.ctx.SetContentType("application/json")
 	r.ctx.SetBody(body)
 	r.fault.spoil(r.ctx)
+	r.s.delay()
 	return nil
 }
 

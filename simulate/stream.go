@@ -162,12 +162,5 @@ func (r *request) whole(g *generation, ids []string) ([]delta, *vllm.Error) {
 		}
 		return nil, &vllm.Error{Status: 500, Type: "InternalServerError"}
 	}
-	last := deltas[0].at
-	for _, d := range deltas {
-		if d.at.After(last) {
-			last = d.at
-		}
-	}
-	_ = sleep(ctx, time.Until(last.Add(r.s.networkDelay())))
 	return deltas, nil
 }
