@@ -1,6 +1,7 @@
 package speculate
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -24,6 +25,10 @@ type Options struct {
 	// after the first token if it wants to from the start, without waiting for
 	// a draft to be ready.
 	Eager bool
+	// Patience is the least time that a drafter has while the target waits for
+	// it; it has more where the round's tokens would take more in plain
+	// streaming. 0: 100 ms. It is what a drafter that hangs costs, each time.
+	Patience time.Duration
 	// Costs are what earlier generations on the same pair learned; zero: unknown.
 	Costs Costs
 }
@@ -49,12 +54,10 @@ type Result struct {
 	Trace                      *Trace
 }
 
-// The drafter's time while the target waits for it: what the round's tokens
-// would take in plain streaming, but at least draftPatience; draftPatienceMax
-// bounds every draft.
+// defaultPatience is Options.Patience; maxPatience bounds every draft.
 const (
-	draftPatience    = 100 * time.Millisecond
-	draftPatienceMax = 30 * time.Second
+	defaultPatience = 100 * time.Millisecond
+	maxPatience     = 30 * time.Second
 )
 
 // Run generates the answer. emit is called from this goroutine, in order; its
@@ -299,9 +302,10 @@ func (g *generation) opened(h happening) error {
 }
 
 func (g *generation) draft(k int, bounded bool) {
-	limit := draftPatienceMax
+	limit := maxPatience
 	if bounded {
-		limit = min(limit, max(draftPatience, time.Duration(k+1)*max(g.costs.Token, g.costs.Pass)))
+		least := cmp.Or(g.options.Patience, defaultPatience)
+		limit = min(limit, max(least, time.Duration(k+1)*max(g.costs.Token, g.costs.Pass)))
 	}
 	ctx, cancel := context.WithTimeoutCause(g.ctx, limit, fmt.Errorf("no draft within %v", limit))
 	g.draftRun++
