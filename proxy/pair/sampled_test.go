@@ -1,7 +1,6 @@
 package pair_test
 
 import (
-	"fmt"
 	"math"
 	"os"
 	"strconv"
@@ -30,7 +29,7 @@ func draws(t testing.TB) int {
 		}
 		return n
 	}
-	return 2000
+	return 3000
 }
 
 // TestSampledAnswersHaveTheTargetsDistribution draws answers of four tokens
@@ -41,7 +40,8 @@ func TestSampledAnswersHaveTheTargetsDistribution(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const question = "<|user|>\nWrite a short story about a fox.\n<|assistant|>\n"
+	// An animal, "named" and a name follow: many answers are about as likely.
+	const question = "<|user|>\nTell me a story.\n<|assistant|>\nOnce upon a time there was a brave"
 	for _, c := range []struct {
 		name   string
 		fields map[string]any
@@ -80,6 +80,9 @@ func TestSampledAnswersHaveTheTargetsDistribution(t *testing.T) {
 				mu.Unlock()
 			})
 			p, cells := chiSquare(exact, seen, n)
+			if cells < 10 {
+				t.Fatalf("only %d answers are likely enough to be counted", cells)
+			}
 			share := float64(rounds.emitted.Load()) / float64(max(1, tokens.Load()))
 			t.Logf("%d draws, %d cells, p = %.4f; %.1f %% of the tested tokens came from rounds, %.0f %% of %d drafted tokens accepted",
 				n, cells, p, 100*share, 100*float64(rounds.accepted.Load())/float64(max(1, rounds.drafted.Load())), rounds.drafted.Load())
@@ -156,9 +159,6 @@ func chiSquare(exact map[string]float64, seen map[string]int, n int) (p float64,
 		x2 += d * d / expected
 	} else if restSeen > 5 {
 		return 0, cells // what hardly ever happens happened
-	}
-	if cells < 2 {
-		panic(fmt.Sprintf("BUG: only %d cells", cells))
 	}
 	return distuv.ChiSquared{K: math.Max(1, float64(cells-1))}.Survival(x2), cells
 }
