@@ -25,6 +25,7 @@ type body struct {
 
 	life   sync.Mutex // orders Cut and Close
 	closed atomic.Bool
+	gone   bool // the connection was dropped by Cut; guarded by life
 }
 
 // Read implements io.Reader. An end before the body's end is
@@ -152,9 +153,9 @@ func (b *body) Close() error {
 // was not read yet.
 func (b *body) end(patience time.Duration) error {
 	b.life.Lock()
-	again := b.closed.Swap(true)
+	done := b.closed.Swap(true) || b.gone
 	b.life.Unlock()
-	if again {
+	if done {
 		return nil
 	}
 	clean := b.stop()
@@ -167,7 +168,7 @@ func (b *body) end(patience time.Duration) error {
 	if clean && !b.last && b.err == nil {
 		b.conn.finish(b, patience)
 	}
-	if clean && !b.last && b.err == io.EOF && !b.conn.isCut.Load() {
+	if clean && !b.last && b.err == io.EOF {
 		b.client.release(b.conn)
 	} else {
 		b.client.drop(b.conn)
@@ -206,12 +207,17 @@ func (resp *Response) Discard(patience time.Duration) {
 // keeps what had arrived: Body can be read on to the last byte that the kernel
 // held, then it returns ErrCut (io.EOF or io.ErrUnexpectedEOF if the server's
 // end had arrived too). It waits for nothing, ends a Read that waits, and may
-// be called from any goroutine; Body is still to be closed.
+// be called from any goroutine and more than once. Closing Body afterwards is
+// allowed and frees nothing more.
 func (resp *Response) Cut() {
 	b := &resp.body
 	b.life.Lock()
 	defer b.life.Unlock()
-	if !b.closed.Load() { // afterwards the connection may serve another request
-		b.conn.cut()
+	if b.gone || b.closed.Load() { // the connection may serve another request by now
+		return
 	}
+	b.gone = true
+	b.stop()
+	b.conn.cut()
+	b.client.drop(b.conn)
 }

@@ -229,7 +229,7 @@ func (c *Client) Fetch(ctx context.Context, r *Request, dst []byte) (Answer, err
 	defer resp.Body.Close()
 	a := Answer{Status: resp.Status, Repeated: resp.Repeated}
 	if resp.Status/100 != 2 {
-		return a, c.statusError(r, resp)
+		return a, NewStatusError(c.base, r.Path, resp)
 	}
 	if a.Body, err = readAll(resp, dst, c.o.MaxAnswer); err != nil {
 		return Answer{}, fmt.Errorf("cannot read the answer to %s %s%s: %w", r.method(), c.base, r.Path, err)
@@ -320,8 +320,10 @@ func (e *StatusError) Message() string {
 	return string(text)
 }
 
-func (c *Client) statusError(r *Request, resp *Response) *StatusError {
-	e := &StatusError{URL: c.base, Path: r.Path, Status: resp.Status}
+// NewStatusError reads an answer into an error. The body is still the caller's
+// to close.
+func NewStatusError(url, path string, resp *Response) *StatusError {
+	e := &StatusError{URL: url, Path: path, Status: resp.Status}
 	for name, value := range resp.Header.All() {
 		e.Header = append(e.Header, [2]string{string(name), string(value)})
 	}

@@ -35,6 +35,14 @@ type Capabilities struct {
 	CachedTokens bool `json:"cached_tokens"` // usage tells how deep the prefix cache was hit
 	PrefixCache  bool `json:"prefix_cache"`
 
+	// Reasoning: the server parses reasoning out of chat answers, so that they
+	// cannot be taken over.
+	Reasoning bool `json:"reasoning,omitempty"`
+	// MaxTokens is the server's own limit on new tokens, also where a request
+	// asks for more; 0: none, or unknown. MaxLogprobs bounds the entries of a row.
+	MaxTokens   int `json:"max_tokens,omitempty"`
+	MaxLogprobs int `json:"max_logprobs,omitempty"`
+
 	EOS      []vocab.Token    `json:"eos,omitempty"`      // ids that end an answer; empty: unknown
 	Defaults *json.RawMessage `json:"defaults,omitempty"` // the server's own sampling parameters; nil: unknown
 
@@ -100,8 +108,9 @@ type Fields map[string]Field
 // proxy acts on is parsed.
 type Settings struct {
 	// Temperature is the effective temperature, 0 = greedy. Known is false when
-	// the client gave none and the server's default is unknown: then only the
-	// engine may draw.
+	// a setting that decides how a token is drawn is the server's own and
+	// unknown, or one that rows cannot be given the effect of (a default
+	// repetition penalty): then only the engine may draw.
 	Temperature float64
 	Known       bool
 
