@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/tidwall/gjson"
 
@@ -30,7 +31,10 @@ type script struct {
 	breakAt int   // the plain stream breaks before this word (> 0), and verifications fail
 	panicAt int   // the same with a panic
 	opaque  bool  // the first chunk is more than text
-	holdAt  int   // plain streaming does not get to this word (> 0): rounds must
+	// From word holdAt on (> 0) a token of a plain stream without a limit takes
+	// hold: rounds are faster.
+	holdAt int
+	hold   time.Duration
 	// step is asked before every token and verification; nil: no waiting.
 	step func(ctx context.Context, at int) error
 
@@ -118,12 +122,16 @@ func (r *scriptRun) Stream(ctx context.Context, after []vocab.Token, limit int) 
 	if r.refuse != nil {
 		return nil, r.refuse
 	}
+	hold := r.hold
+	if limit > 0 {
+		hold = 0
+	}
 	if limit == 0 || r.limit > 0 && limit > r.limit-len(after) {
 		limit = r.limit - len(after)
 	}
 	r.open.Add(1)
 	ctx, cancel := context.WithCancel(ctx)
-	return &scriptStream{script: r.script, ctx: ctx, cancel: cancel, at: len(after), left: limit}, nil
+	return &scriptStream{script: r.script, ctx: ctx, cancel: cancel, at: len(after), left: limit, hold: hold}, nil
 }
 
 func (r *scriptRun) Verify(ctx context.Context, after, d []vocab.Token) (verify.Pass, error) {
@@ -134,7 +142,11 @@ func (r *scriptRun) Verify(ctx context.Context, after, d []vocab.Token) (verify.
 	p := verify.Pass{Mode: verify.FanOut, Cached: -1, Computed: -1, Calls: 1}
 	for i := range len(d) + 1 {
 		id := r.token(len(after) + i)
-		p.Choices = append(p.Choices, verify.Choice{Token: id, Stop: id == 0})
+		c := verify.Choice{Token: id, Stop: id == 0, HasText: true}
+		if at := len(after) + i; at < len(r.words) {
+			c.Text = r.words[at]
+		}
+		p.Choices = append(p.Choices, c)
 	}
 	return p, nil
 }
@@ -169,6 +181,7 @@ type scriptStream struct {
 	at     int
 	left   int // tokens that it may still deliver; negative or 0 at the start: no limit
 	sent   int
+	hold   time.Duration
 	over   bool
 	closed sync.Once
 }
@@ -177,9 +190,11 @@ func (s *scriptStream) Next() (speculate.Chunk, error) {
 	if s.over {
 		return speculate.Chunk{}, io.EOF
 	}
-	if s.holdAt > 0 && s.at >= s.holdAt {
-		<-s.ctx.Done()
-		return speculate.Chunk{}, s.ctx.Err()
+	if s.hold > 0 && s.at >= s.holdAt {
+		select {
+		case <-time.After(s.hold):
+		case <-s.ctx.Done():
+		}
 	}
 	if err := s.wait(s.ctx, s.at); err != nil {
 		return speculate.Chunk{}, err

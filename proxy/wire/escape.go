@@ -65,13 +65,12 @@ func appendStringOrNull(dst []byte, s string) []byte {
 
 func appendInt(dst []byte, n int) []byte { return strconv.AppendInt(dst, int64(n), 10) }
 
-// appendRatio appends a/b, fallback when b is 0.
-func appendRatio(dst []byte, a, b int, fallback float64) []byte {
-	f := fallback
-	if b != 0 {
-		f = float64(a) / float64(b)
+// ratio is a/b, 0 when b is.
+func ratio(a, b int) float64 {
+	if b == 0 {
+		return 0
 	}
-	return appendFloat(dst, f)
+	return float64(a) / float64(b)
 }
 
 // appendFloat appends a finite number in its shortest form, with a decimal
