@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -321,3 +322,5 @@ func (c *rawConn) expect(want string) {
 		}
 	}
 }
+
+const errRefused = syscall.ECONNREFUSED
