@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/valyala/fastjson"
@@ -16,16 +17,17 @@ import (
 const (
 	pathTokenize   = "/tokenize"
 	pathDetokenize = "/detokenize"
-	pathDerender   = "/v1/completions/derender"
 )
 
 // Decode implements speculate.Target. It is /detokenize of the tokens, which
 // keeps special tokens, so that those are taken out before if the request wants
-// them skipped: what is left is what the engine's own decoder is given with
-// skip_special_tokens [s: transformers _decode, tokenizers DecodeStream].
+// them skipped: what is left is what the engine's own decoder works on [s:
+// tokenizers DecodeStream leaves out added tokens marked special].
 //
-// What is guaranteed: an id is asked about once in the endpoint's life, and
-// text with a special token in it is never returned where it is to be skipped.
+// What is guaranteed: a special token never shows where it is to be skipped, if
+// its text holds one of markup's characters, as those of all common models do.
+// (Nothing over HTTP lists them. /derender does not serve: it skips only the
+// named ones, here one of five.)
 func (g *Generation) Decode(ctx context.Context, tokens []vocab.Token) (string, error) {
 	if len(tokens) == 0 {
 		return "", nil
@@ -147,93 +149,55 @@ func (s *specials) without(tokens []vocab.Token) []vocab.Token {
 	return slices.DeleteFunc(slices.Clone(tokens), isSpecial)
 }
 
-// maxLearn bounds what is asked about in one call.
-const maxLearn = 1024
+// markup are the characters by which a token's text may be that of a special
+// token: <|im_end|>, </s>, [INST], <｜User｜>, …
+const markup = "<>[]|｜"
 
-// learn finds out which of the ids are special: an id alone, shown with special
-// tokens skipped, has no text then. Nor has the first part of a character, but
-// that has one (U+FFFD) when nothing is skipped, and a special token its name.
+// learn finds out which of the ids are special. Texts without markup settle
+// most of them in one call, which takes no engine step; of a token with markup
+// the engine is asked: made to write it with special tokens skipped, it shows
+// no text if it is one. That is a step, once in the endpoint's life for each.
 func (e *Endpoint) learn(ctx context.Context, ids []vocab.Token) error {
-	for part := range slices.Chunk(e.specials.Load().unknown(ids), maxLearn) {
-		ask := e.forced
-		if e.caps.Load().ScaleOut {
-			ask = e.derender
-		}
-		texts, err := ask(ctx, part)
-		if err != nil {
-			return fmt.Errorf("cannot tell special tokens: %w", err)
-		}
-		for i, id := range part {
-			k := ordinary
-			if texts[i] == "" {
-				name, err := e.detokenize(ctx, part[i:i+1], nil)
-				if err != nil {
-					return fmt.Errorf("cannot tell special tokens: %w", err)
-				}
-				if !blank(name) {
-					k = special
-				}
+	known := e.specials.Load()
+	ids = known.unknown(ids)
+	if len(ids) == 0 {
+		return nil
+	}
+	text, err := e.detokenize(ctx, ids, nil)
+	if err != nil {
+		return fmt.Errorf("cannot tell special tokens: %w", err)
+	}
+	for i, id := range ids {
+		k := ordinary
+		if strings.ContainsAny(text, markup) {
+			if k, err = e.kindOf(ctx, ids[i:i+1]); err != nil {
+				return fmt.Errorf("cannot tell special tokens: %w", err)
 			}
-			e.specials.Load().set(id, k)
 		}
+		known.set(id, k)
 	}
 	return nil
 }
 
-// blank tells whether a text holds nothing but parts of characters.
-func blank(s string) bool {
-	for _, r := range s {
-		if r != '\uFFFD' {
-			return false
-		}
+// kindOf looks at one id.
+func (e *Endpoint) kindOf(ctx context.Context, id []vocab.Token) (kind, error) {
+	text, err := e.detokenize(ctx, id, nil)
+	if err != nil || !strings.ContainsAny(text, markup) || strings.Contains(text, "\uFFFD") {
+		return ordinary, err // a part of a character shows no text either
 	}
-	return true
+	c, err := e.force(ctx, id[0], `,"ignore_eos":true,"skip_special_tokens":true`)
+	if err != nil || c.Text != "" {
+		return ordinary, err
+	}
+	return special, nil
 }
 
-// derender asks for the text of every id by itself, special tokens skipped, in
-// one call that takes no engine step. (Of a run of tokens it skips the first
-// and last only: measured.)
-func (e *Endpoint) derender(ctx context.Context, ids []vocab.Token) ([]string, error) {
-	w := e.take()
-	defer e.give(w)
-	b := append(append(w.body[:0], `{"model":`...), quoted(e.caps.Load().Model)...)
-	b = append(b, `,"generate_responses":[{"request_id":"paceline","choices":[`...)
-	for i, id := range ids {
-		b = appendInt(append(b, `{"finish_reason":"length"`...), "index", i)
-		b = append(vocab.AppendIDs(append(b, `,"token_ids":[`...), []vocab.Token{id}), `]},`...)
+// note takes what an engine's own text tells for nothing: a token that came
+// alone and with text is no special token.
+func (s *specials) note(tokens []vocab.Token, text string) {
+	if len(tokens) == 1 && text != "" && s.get(tokens[0]) == 0 {
+		s.set(tokens[0], ordinary)
 	}
-	w.body = append(b[:len(b)-1], `]}]}`...)
-	v, err := e.call(ctx, w, pathDerender, nil)
-	if err != nil {
-		return nil, err
-	}
-	texts := make([]string, len(ids))
-	list := v.GetArray("choices")
-	if len(list) != len(ids) {
-		return nil, fmt.Errorf("cannot read the answer of %s: %w: %d choices of %d", pathDerender, errAnswer, len(list), len(ids))
-	}
-	for i, c := range list {
-		text := c.Get("text")
-		if c.GetInt("index") != i || text == nil || text.Type() != fastjson.TypeString {
-			return nil, fmt.Errorf("cannot read the answer of %s: %w", pathDerender, errAnswer)
-		}
-		texts[i] = string(text.GetStringBytes())
-	}
-	return texts, nil
-}
-
-// forced asks for the text of every id by making the engine write it: a step
-// each, once in the endpoint's life.
-func (e *Endpoint) forced(ctx context.Context, ids []vocab.Token) ([]string, error) {
-	texts := make([]string, len(ids))
-	for i, id := range ids {
-		c, err := e.force(ctx, id, `,"ignore_eos":true`)
-		if err != nil {
-			return nil, err
-		}
-		texts[i] = c.Text
-	}
-	return texts, nil
 }
 
 // force makes the engine write one id.

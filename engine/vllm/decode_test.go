@@ -13,7 +13,8 @@ import (
 )
 
 // tokenizer is a vocabulary for fakes: special tokens 0–3, the parts 10 and 11
-// of a character, 12 without any text, and words.
+// of a character (11 with markup before it), 12 without any text, 13 a tag that
+// is not special, and words.
 func tokenizer(list []gjson.Result, skip bool) string {
 	var s string
 	for _, v := range list {
@@ -21,9 +22,13 @@ func tokenizer(list []gjson.Result, skip bool) string {
 		case id < 4 && skip:
 		case id < 4:
 			s += fmt.Sprintf("<|%d|>", id)
-		case id == 10 || id == 11:
+		case id == 10:
 			s += "\uFFFD"
+		case id == 11:
+			s += "[\uFFFD"
 		case id == 12:
+		case id == 13:
+			s += "<think>"
 		default:
 			s += fmt.Sprintf(" w%d", id)
 		}
@@ -36,92 +41,80 @@ func onText(fk *fake) {
 	fk.on(pathDetokenize, func(body gjson.Result) (int, string) {
 		return 200, `{"prompt":` + string(quoted(tokenizer(body.Get("tokens").Array(), false))) + `}`
 	})
-	fk.on(pathDerender, func(body gjson.Result) (int, string) {
-		var out []string
-		for i, c := range body.Get("generate_responses.0.choices").Array() {
-			text := strings.TrimRight(tokenizer(c.Get("token_ids").Array(), true), "\uFFFD")
-			out = append(out, fmt.Sprintf(`{"index":%d,"text":%s}`, i, quoted(text)))
-		}
-		return 200, `{"choices":[` + strings.Join(out, ",") + `]}`
-	})
 	fk.on(pathCompletions, func(body gjson.Result) (int, string) {
 		one := body.Get("allowed_token_ids")
-		text := strings.TrimRight(tokenizer(one.Array(), true), "\uFFFD")
+		text := tokenizer(one.Array(), body.Get("skip_special_tokens").Bool())
+		if strings.HasSuffix(text, "\uFFFD") {
+			text = ""
+		}
 		return 200, `{"choices":[{"index":0,"finish_reason":"length","token_ids":` + one.Raw + `,"text":` + string(quoted(text)) + `}]}`
 	})
 }
 
 func TestDecode(t *testing.T) {
-	for _, scaleOut := range []bool{true, false} {
-		fk := newFake(t)
-		onText(fk)
-		caps := recorded()
-		caps.ScaleOut = scaleOut
-		e := fk.endpoint(caps)
-		f := func(skip bool, tokens []vocab.Token, want string) {
-			t.Helper()
-			g := e.Generate(Request{Body: []byte(`{}`), Settings: engine.Settings{SkipSpecial: skip}})
-			if got, err := g.Decode(t.Context(), tokens); err != nil || got != want {
-				t.Errorf("%v: %q, %v; want %q", tokens, got, err, want)
-			}
-		}
-		f(false, ids(5, 1, 6, 0), " w5<|1|> w6<|0|>")
-		f(true, ids(5, 1, 6, 0), " w5 w6")
-		f(true, ids(0), "")
-		f(true, nil, "")
-		f(true, ids(5, 10, 12), " w5\uFFFD")
-		f(true, ids(10, 11, 2, 2, 7), "\uFFFD\uFFFD w7")
-		asked := len(fk.calls)
-		f(true, ids(5, 1, 6, 0, 10), " w5 w6\uFFFD")
-		if n := len(fk.calls) - asked; n != 1 {
-			t.Errorf("%d calls for ids that were seen before", n)
-		}
-		g := e.Generate(Request{Body: []byte(`{}`)})
-		if _, err := g.Decode(t.Context(), ids(5, 2048)); err == nil {
-			t.Error("an id beyond the vocabulary was decoded")
-		}
-	}
-}
-
-// Thousands of ids are looked up in a few calls.
-func TestLearnMany(t *testing.T) {
 	fk := newFake(t)
 	onText(fk)
 	e := fk.endpoint(recorded())
-	var all []vocab.Token
-	for id := range 2048 {
-		all = append(all, vocab.Token(id))
+	f := func(skip bool, tokens []vocab.Token, want string, wantCalls, wantSteps int) {
+		t.Helper()
+		calls, steps := len(fk.calls), len(fk.asked(pathCompletions))
+		g := e.Generate(Request{Body: []byte(`{}`), Settings: engine.Settings{SkipSpecial: skip}})
+		if got, err := g.Decode(t.Context(), tokens); err != nil || got != want {
+			t.Errorf("%v: %q, %v; want %q", tokens, got, err, want)
+		}
+		if calls, steps = len(fk.calls)-calls, len(fk.asked(pathCompletions))-steps; calls != wantCalls || steps != wantSteps {
+			t.Errorf("%v: %d calls, %d of them steps", tokens, calls, steps)
+		}
 	}
-	if err := e.learn(t.Context(), all); err != nil {
+	f(false, ids(5, 1, 6, 0), " w5<|1|> w6<|0|>", 1, 0)
+	f(true, nil, "", 0, 0)
+	f(true, ids(5, 6, 10, 12), " w5 w6\uFFFD", 2, 0)
+	f(true, ids(5, 1, 7, 0), " w5 w7", 1+3+2+1, 2) // 5 is known; 1, 7 and 0 are looked at, two of them by a step
+	f(true, ids(0), "", 0, 0)
+	f(true, ids(13, 5), "<think> w5", 1+1+1+1, 1)
+	f(true, ids(11, 2, 2, 8), "[\uFFFD w8", 1+3+1+1, 1)
+	f(true, ids(5, 1, 6, 0, 13, 2, 11), " w5 w6<think>[\uFFFD", 1, 0)
+	g := e.Generate(Request{Body: []byte(`{}`)})
+	if _, err := g.Decode(t.Context(), ids(5, 2048)); err == nil {
+		t.Error("an id beyond the vocabulary was decoded")
+	}
+}
+
+// What streams and fan-outs show is not asked about.
+func TestNote(t *testing.T) {
+	fk := newFake(t)
+	fk.on(pathChat, says(200, real(t, "chat_stream")))
+	fk.on(pathCompletions, says(200, real(t, "fanout")))
+	g := fk.endpoint(recorded()).Generate(Request{Chat: true, Body: []byte(`{}`), Settings: greedy})
+	s, err := g.Stream(t.Context(), nil, 0)
+	if err != nil {
 		t.Fatal(err)
 	}
-	if n := len(fk.asked(pathDerender)); n != 2 {
-		t.Errorf("%d calls", n)
+	told(t, s)
+	s.Close()
+	if _, err := g.Verify(t.Context(), nil, ids(1223, 519, 761)); err != nil {
+		t.Fatal(err)
 	}
-	for id, want := range map[vocab.Token]kind{0: special, 3: special, 4: ordinary, 10: ordinary, 12: ordinary, 2047: ordinary} {
-		if got := e.specials.Load().get(id); got != want {
-			t.Errorf("token %d is of kind %d, want %d", id, got, want)
-		}
+	if got := fmt.Sprint(g.e.specials.Load().unknown(ids(2022, 5, 1463, 244, 238, 0, 1223, 519, 761, 320))); got != "[1463 244 0]" {
+		t.Errorf("unknown: %s", got)
 	}
 }
 
 func TestDecodeErrors(t *testing.T) {
-	f := func(derender, detokenize string) {
+	f := func(detokenize, completions string) {
 		t.Helper()
 		fk := newFake(t)
-		fk.on(pathDerender, says(200, derender))
 		fk.on(pathDetokenize, says(200, detokenize))
+		fk.on(pathCompletions, says(200, completions))
 		g := fk.endpoint(recorded()).Generate(Request{Body: []byte(`{}`), Settings: engine.Settings{SkipSpecial: true}})
 		if text, err := g.Decode(t.Context(), ids(5)); !errors.Is(err, errAnswer) {
-			t.Errorf("%s %s: %q, %v", derender, detokenize, text, err)
+			t.Errorf("%s: %q, %v", detokenize, text, err)
 		}
 	}
-	good := `{"choices":[{"index":0,"text":"a"}]}`
-	f(`{"choices":[]}`, `{"prompt":"a"}`)
-	f(`{"choices":[{"index":0}]}`, `{"prompt":"a"}`)
-	f(`{"choices":[{"index":1,"text":"a"}]}`, `{"prompt":"a"}`)
-	f(good, `{}`)
-	f(good, `{"prompt":1}`)
+	f(`{}`, ``)
+	f(`{"prompt":1}`, ``)
+	f(`{"prompt":"<a>"}`, `{"choices":[]}`)
+	f(`{"prompt":"<a>"}`, `{"choices":[{"index":0,"finish_reason":"length","token_ids":[6],"text":""}]}`) // not what was forced
 }
 
 func TestComplete(t *testing.T) {

@@ -71,7 +71,7 @@ func (p *probing) run(ctx context.Context) error {
 	}
 	p.caps.Dialect = "vllm"
 	for _, step := range []func(context.Context) error{
-		p.vocabulary, p.metrics, p.tokenPrompts, p.chatTokens, p.scaleOut, p.rowShape, p.endIDs, p.common,
+		p.vocabulary, p.metrics, p.tokenPrompts, p.chatTokens, p.scaleOut, p.rowShape, p.endIDs,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -378,20 +378,6 @@ func (p *probing) rowShape(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// common learns which of the most frequent ids (low ones, in vocabularies made
-// by merging) are special tokens, so that rounds need not ask.
-func (p *probing) common(ctx context.Context) error {
-	if !p.caps.ScaleOut || p.caps.VocabSize == 0 || !p.caps.Detokenize {
-		return nil
-	}
-	var ids []vocab.Token
-	for id := range min(p.caps.VocabSize, 4*maxLearn) {
-		ids = append(ids, vocab.Token(id))
-	}
-	_, err := refusal(p.learn(ctx, ids))
-	return err
 }
 
 // judge says which modes are available, and what would make the others so.

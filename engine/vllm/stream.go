@@ -265,7 +265,9 @@ func (s *stream) fill(c *speculate.Chunk, v, choice *fastjson.Value) (err error)
 	}
 	c.StopReason, c.HasReason = stopReason(choice)
 	s.opaque = s.opaque || c.Opaque
-	c.Opaque = s.opaque
+	if c.Opaque = s.opaque; !c.Opaque && s.g.r.Settings.SkipSpecial {
+		s.g.e.specials.Load().note(c.Tokens, c.Text)
+	}
 	return nil
 }
 

@@ -62,6 +62,11 @@ func (g *Generation) fanOut(ctx context.Context, after, draft []vocab.Token, n i
 	if pass.Choices, err = choices(v, n+1, g.caps.VocabSize); err != nil {
 		return pass, fmt.Errorf("cannot read the answer of a fan-out: %w", err)
 	}
+	if g.r.Settings.SkipSpecial {
+		for _, c := range pass.Choices {
+			g.e.specials.Load().note([]vocab.Token{c.Token}, c.Text)
+		}
+	}
 	for len(pass.Choices) < len(draft)+1 {
 		pass.Choices = append(pass.Choices, verify.Choice{Token: -1})
 	}
