@@ -1,6 +1,7 @@
 package simulate
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"io"
@@ -69,4 +70,19 @@ func post(t testing.TB, s *Server, path, body string) (status int, answer string
 	t.Helper()
 	status, _, b := call(t, s, http.MethodPost, path, []byte(body), map[string]string{"Content-Type": "application/json"})
 	return status, string(b)
+}
+
+// readAnswer reads one answer off a connection.
+func readAnswer(t testing.TB, r *bufio.Reader) (status int, text string) {
+	t.Helper()
+	w, err := http.ReadResponse(r, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Body.Close()
+	b, err := io.ReadAll(w.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return w.StatusCode, string(b)
 }

@@ -35,10 +35,14 @@ func (l *loop) fillRows(q *sequence) {
 		}
 	}
 	if l.dirt.Float64() < l.o.Garbage.NaN {
-		dirty[l.dirt.IntN(len(dirty))][0].Logprob = math.NaN()
+		row := dirty[l.dirt.IntN(len(dirty))]
+		for i := range row {
+			row[i].Logprob = math.NaN()
+		}
 	}
 	q.rows = append(dirty, q.rows...)
 	if deadly && q.s.Detokenize {
+		q.g.fail(errEngineDead)
 		l.kill()
 	}
 }

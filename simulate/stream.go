@@ -156,7 +156,7 @@ func (r *request) whole(g *generation, ids []string) ([]delta, *vllm.Error) {
 	deltas, err := g.all(ctx)
 	if err != nil {
 		r.s.loop.abort(g.seqs, false)
-		if ctx.Err() != nil {
+		if ctx.Err() != nil && r.s.ctx.Err() == nil {
 			r.ctx.SetConnectionClose()
 			return nil, &vllm.Error{Status: 400, Type: "BadRequestError", Message: "Client disconnected"}
 		}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 )
 
@@ -218,11 +219,9 @@ func (r *reader) prompts() []Prompt {
 	case string:
 		return []Prompt{{Text: v, IsText: true}}
 	case ints:
-		for _, id := range v {
-			if id < 0 {
-				r.noPrompt(v)
-				return nil
-			}
+		if slices.Min(v) < 0 {
+			r.noPrompt(v)
+			return nil
 		}
 		return []Prompt{{IDs: v}}
 	case list:
@@ -232,6 +231,10 @@ func (r *reader) prompts() []Prompt {
 			case string:
 				prompts[i] = Prompt{Text: e, IsText: true}
 			case ints:
+				if slices.Min(e) < 0 {
+					r.noPrompt(v)
+					return nil
+				}
 				prompts[i] = Prompt{IDs: e}
 			case list:
 				if len(e) > 0 {
