@@ -56,7 +56,7 @@ func (j *journey) end() {
 	case fasthttp.StatusTooManyRequests:
 		s.refused.Add(1)
 	}
-	s.inFlight.Add(-1)
+	defer s.inFlight.Add(-1) // Shutdown waits for it, and so for the line
 
 	level := slog.LevelInfo
 	if r.status >= 500 {
