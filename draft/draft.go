@@ -24,7 +24,8 @@ type Draft struct {
 	Source string
 }
 
-// Drafter proposes up to k tokens that may follow context.
+// Drafter proposes up to k tokens that may follow context. It returns soon
+// after ctx ends: a generation waits for it.
 type Drafter interface {
 	Draft(ctx context.Context, context []vocab.Token, k int) (Draft, error)
 }

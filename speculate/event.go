@@ -50,6 +50,7 @@ type Commit struct {
 	Text   string
 	Source int
 	Hidden int
+	Whole  bool // Text is all of these tokens' (vocab.Text.Add)
 }
 
 // Ready says what to start now. Each demand is made once.

@@ -33,9 +33,10 @@ type Options struct {
 	Costs Costs
 }
 
-// Piece is what became visible at once. Text may be empty, when tokens were
-// committed that do not show yet; Tokens are the ids committed since the last
-// piece, valid until emit returns.
+// Piece is what became visible at once. Text may be empty, but not in the first
+// piece, when tokens were committed that do not show yet; Tokens are those
+// whose text became known, valid until emit returns (one that ended the answer
+// and is not shown is in no piece).
 type Piece struct {
 	Text   string
 	Tokens []vocab.Token
@@ -84,6 +85,9 @@ func Run(ctx context.Context, t Target, o Options, emit func(Piece) error) (Resu
 	if err == nil {
 		err = g.flush()
 	}
+	if err != nil && g.refused == nil && g.ctx.Err() != nil {
+		err = context.Cause(g.ctx) // whatever a call made of it
+	}
 	return g.result(), err
 }
 
@@ -102,13 +106,17 @@ type generation struct {
 
 	context    []vocab.Token // prompt and answer; only appended to
 	stream     Stream
+	streams    int       // that were opened
 	lastChunk  time.Time // arrival of the last chunk of the stream that is open
 	dropDraft  context.CancelFunc
 	draftRun   int    // number of the draft that is out: answers of dropped ones are forgotten
 	drafts     int    // that arrived
 	parked     *Ready // a verification that waits for the text before it
+	parkedAt   time.Time
 	cached     int
 	emitted    bool
+	unsaid     []vocab.Token // tokens of the answer's beginning that do not show
+	refused    error         // what emit returned
 	firstToken time.Duration
 
 	display    display
@@ -118,7 +126,7 @@ type generation struct {
 
 // happening is an event with the time at which it happened.
 type happening struct {
-	at    time.Time
+	at    time.Time // zero if it is not known
 	event Event
 	// decoded is set instead of event when text came back.
 	decoded *decoded
@@ -186,7 +194,7 @@ func (g *generation) apply(r Ready) error {
 		g.draft(r.Draft, r.Bounded)
 	}
 	if r.Verify {
-		g.parked = &r
+		g.parked, g.parkedAt = &r, time.Now()
 	}
 	g.resolve()
 	g.unpark()
@@ -234,10 +242,12 @@ func (g *generation) delivered(c Chunk, at time.Time) {
 	if c.Prompt != nil && g.context == nil {
 		g.context = append(make([]vocab.Token, 0, len(c.Prompt)+256), c.Prompt...)
 		g.display.text = vocab.NewText(c.Prompt)
+	}
+	if g.streams == 1 && c.CachedTokens >= 0 { // with the prompt or, more often, with the end
 		g.cached = c.CachedTokens
 	}
 	if n := len(c.Tokens); n > 0 {
-		if !g.lastChunk.IsZero() {
+		if !g.lastChunk.IsZero() && !at.IsZero() {
 			g.costs.Token = average(g.costs.Token, at.Sub(g.lastChunk)/time.Duration(n))
 		}
 		g.lastChunk = at
@@ -266,6 +276,7 @@ func average(old, v time.Duration) time.Duration {
 func (g *generation) open(limit int) {
 	after := g.session.Answer()
 	g.lastChunk = time.Time{}
+	g.streams++
 	g.call(func(err error) happening { return happening{event: Ended{err}} }, func() {
 		s, err := g.target.Stream(g.ctx, after, limit)
 		if err != nil {
@@ -276,20 +287,32 @@ func (g *generation) open(limit int) {
 		if !g.send(happening{stream: s}) {
 			return
 		}
-		for {
-			c, err := s.Next()
-			switch {
-			case err == io.EOF:
-				g.send(happening{event: Ended{}})
-				return
-			case err != nil:
-				g.send(happening{event: Ended{err}})
-				return
-			case !g.send(happening{at: time.Now(), event: Delivered{c}}):
-				return
-			}
-		}
+		err = g.read(s)
+		s.Close() // before anything else is asked of the target
+		g.send(happening{event: Ended{err}})
 	})
+}
+
+// read delivers a stream's chunks until it is over.
+func (g *generation) read(s Stream) error {
+	late := false // the loop did not keep up: from then on the times of arrival are its own
+	for {
+		c, err := s.Next()
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		h, now := happening{event: Delivered{c}}, time.Now()
+		if !late {
+			h.at = now
+		}
+		if !g.send(h) {
+			return g.ctx.Err()
+		}
+		late = late || time.Since(now) > time.Millisecond
+	}
 }
 
 // opened keeps the stream so that it can be cut.
@@ -331,7 +354,7 @@ func (g *generation) unpark() {
 	if g.parked == nil || len(g.display.stops.list) > 0 && g.pending() {
 		return
 	}
-	after, pass, began := g.session.Answer(), g.parked.Pass, time.Now()
+	after, pass, began := g.session.Answer(), g.parked.Pass, g.parkedAt // the wait for text is the round's
 	g.parked = nil
 	answer := func(p verify.Pass, err error) happening {
 		return happening{event: Verified{Pass: p, Err: err, Elapsed: time.Since(began)}}

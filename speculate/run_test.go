@@ -91,7 +91,7 @@ func (w *world) want() (tokens []vocab.Token, text, finish string) {
 			return tokens, text + st.flush(), "stop"
 		}
 		bytes = append(bytes, pieces[id]...)
-		vt.Add([]vocab.Token{id}, "", 0)
+		vt.Add([]vocab.Token{id}, "", 0, false)
 		base, window, _ := vt.Ask()
 		fresh := vt.Answer(decode(base), decode(window))
 		if len(tokens) <= w.limits.MinTokens {
@@ -241,7 +241,7 @@ func (s *fakeStream) Next() (Chunk, error) {
 	s.at = append(s.at, id)
 	c.Tokens = []vocab.Token{id}
 	if id != 0 {
-		s.text.Add(c.Tokens, "", 0)
+		s.text.Add(c.Tokens, "", 0, false)
 		base, window, _ := s.text.Ask()
 		c.Text = s.text.Answer(decode(base), decode(window))
 	}

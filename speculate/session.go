@@ -89,8 +89,10 @@ type Session struct {
 	// not Ended.
 	drafting, verifying, streaming bool
 	draftFrom, draftLength         int
+	warm                           bool          // a draft has come
 	draftWaited                    bool          // the target waits for the draft that is out
-	draftTime                      time.Duration // that it has waited since the last round
+	draftTime                      time.Duration // that it has waited since the last round, in vain or not
+	verifyTime                     time.Duration // that failed verifications have taken since then
 	// After a failure no draft is asked for before the answer has draftAgain
 	// tokens.
 	draftAgain, draftBackoff int
@@ -139,6 +141,7 @@ func (s *Session) Next() Ready {
 	}
 	if s.stale() {
 		r.Drop, s.drafting = true, false
+		s.trace.StaleDrafts++
 	}
 	switch s.phase {
 	case phasePlain:
@@ -152,7 +155,7 @@ func (s *Session) Next() Ready {
 // nextPlain decides, while a stream is open, whether to draft beside it and
 // whether to cut it.
 func (s *Session) nextPlain(r *Ready) {
-	if len(s.answer) == 0 || !s.mayRound() || s.length() == 0 {
+	if len(s.answer) == 0 || s.atEnd() || !s.mayRound() || s.length() == 0 {
 		return
 	}
 	switch {
@@ -163,7 +166,7 @@ func (s *Session) nextPlain(r *Ready) {
 	case s.eager, s.inHand && 2*len(s.hand.Tokens) >= s.length():
 		s.phase, r.Cut = phaseCut, true
 		s.trace.Switches++
-	case !s.drafting:
+	case !s.drafting && s.draftFrom < len(s.answer): // once at each length
 		s.ask(r, false)
 	}
 }
@@ -182,9 +185,10 @@ func (s *Session) nextRound(r *Ready) {
 		s.verify(r, 0)
 	case s.inHand:
 		s.verify(r, k)
-	case s.drafting:
+	case s.drafting && s.draftWaited:
 		// wait for it
 	default:
+		r.Drop = r.Drop || s.drafting // made beside the stream: it may take too long
 		s.ask(r, true)
 	}
 }
@@ -267,9 +271,10 @@ func (s *Session) clip(k int) int {
 }
 
 // stale tells whether the draft that is out can no longer be of use: the
-// answer has grown past what it could propose.
+// answer has grown past what it could propose. The first one is of use all the
+// same: the drafter reads the prompt for it, and would have to begin anew.
 func (s *Session) stale() bool {
-	return s.drafting && len(s.answer)-s.draftFrom >= s.draftLength
+	return s.warm && s.drafting && len(s.answer)-s.draftFrom >= s.draftLength
 }
 
 // Step takes an event. Events that come after the end are ignored, but for a
@@ -313,9 +318,14 @@ func (s *Session) delivered(c Chunk) {
 		s.commit(commit)
 		s.trace.Plain += len(c.Tokens)
 		s.streamTokens += len(c.Tokens)
-		s.streamFailures = 0
+		if len(c.Tokens) > 0 {
+			s.streamFailures = 0
+		}
 	}
 	switch {
+	case c.Finish == "length" && s.streamLimit > 0 && s.prompt == nil:
+		// The stream's end or the answer's? Nothing can be taken up after it.
+		s.fail(ErrUnfinished)
 	case c.Finish == "length" && s.streamLimit > 0 && s.streamTokens >= s.streamLimit && len(s.answer) < s.limit:
 		s.streamOver = true // not the answer's end but this stream's: Ended follows
 	case c.Finish != "":
@@ -323,16 +333,23 @@ func (s *Session) delivered(c Chunk) {
 			s.stop = verify.Choice{Token: c.StopReason, Stop: true, HasReason: true, StopReason: c.StopReason}
 		}
 		s.done(c.Finish)
-	case s.limit > 0 && len(s.answer) >= s.limit:
+	case s.limit > 0 && len(s.answer) >= s.limit && !s.atEnd(): // else the finish chunk is behind
 		s.done("length")
 	}
+}
+
+// atEnd tells whether the last token is one that ends an answer: an engine may
+// say so in a chunk of its own, behind it.
+func (s *Session) atEnd() bool {
+	n := len(s.answer)
+	return n > s.limits.MinTokens && slices.Contains(s.limits.Ends, s.answer[n-1])
 }
 
 // begin learns the prompt, and with it how long the answer may become.
 func (s *Session) begin(prompt []vocab.Token) {
 	s.prompt = prompt
 	s.limit = s.limits.MaxTokens
-	if left := s.limits.Context - len(prompt); s.limits.Context > 0 && (s.limit == 0 || left < s.limit) {
+	if left := s.limits.Context - len(prompt); left > 0 && (s.limit == 0 || left < s.limit) {
 		s.limit = left
 	}
 	if s.limit <= 0 {
@@ -346,6 +363,8 @@ func (s *Session) ended(err error) {
 	}
 	s.streaming = false
 	switch {
+	case s.atEnd():
+		s.done("stop")
 	case s.phase == phaseCut:
 		s.phase = phaseRounds // whatever the cut did to the connection
 	case s.streamOver:
@@ -375,126 +394,6 @@ func endError(err error) error {
 		return ErrUnfinished
 	}
 	return err
-}
-
-func (s *Session) drafted(e Drafted) {
-	if !s.drafting {
-		return // it was dropped
-	}
-	s.drafting = false
-	if e.Err != nil || len(e.Draft.Tokens) == 0 {
-		s.draftFailed(e.Err)
-		return
-	}
-	s.draftBackoff = draftBackoffMin
-	if s.draftWaited {
-		s.draftTime += e.Elapsed
-	}
-	since := s.answer[s.draftFrom:]
-	rest, ok := continues(e.Draft, since)
-	if !ok {
-		s.trace.StaleDrafts++
-		return
-	}
-	s.hand, s.inHand = rest, true
-}
-
-// draftFailed goes on without a draft: plain streaming for a while, longer
-// with each failure in a row. A draft that is merely empty costs the least
-// wait.
-func (s *Session) draftFailed(err error) {
-	if err != nil {
-		s.trace.DraftFailures++
-		s.draftAgain = len(s.answer) + s.draftBackoff
-		s.draftBackoff = min(2*s.draftBackoff, draftBackoffMax)
-		return
-	}
-	s.draftAgain = len(s.answer) + draftBackoffMin
-}
-
-// continues returns what is left of d after the tokens since it was asked for,
-// if it foretold them.
-func continues(d draft.Draft, since []vocab.Token) (draft.Draft, bool) {
-	if len(d.Tokens) <= len(since) {
-		return draft.Draft{}, false
-	}
-	for i, t := range since {
-		if d.Tokens[i] != t {
-			return draft.Draft{}, false
-		}
-	}
-	d.Tokens = d.Tokens[len(since):]
-	if d.Confidence != nil {
-		d.Confidence = d.Confidence[len(since):]
-	}
-	return d, true
-}
-
-func (s *Session) verified(e Verified) {
-	if !s.verifying {
-		panic("BUG: speculate: Verified without a verification")
-	}
-	s.verifying = false
-	hand := s.hand
-	s.inHand, s.hand = false, draft.Draft{}
-	var v verify.Verdict
-	if e.Err == nil {
-		v, e.Err = verify.Judge(e.Pass, hand.Tokens, s.limits.Ends)
-	}
-	if e.Err != nil {
-		s.verifyFailures++
-		s.trace.VerifyFailures++
-		s.trace.LastVerifyError = e.Err
-		s.want, s.decided = 0, true // plain until the next token; Next opens the stream
-		return
-	}
-	s.verifyFailures = 0
-	round := Round{
-		At: len(s.answer), Mode: e.Pass.Mode, Source: hand.Source, Fallback: e.Pass.Fallback,
-		Drafted: len(hand.Tokens), Judged: v.Judged, Accepted: v.Accepted,
-		DraftTime: s.draftTime, VerifyTime: e.Elapsed,
-		Cached: e.Pass.Cached, Computed: e.Pass.Computed, Calls: e.Pass.Calls,
-	}
-	s.draftTime = 0
-	s.commitChoices(v.Tokens)
-	round.Emitted = len(s.answer) - round.At
-	s.trace.add(round)
-	s.control.Observe(round)
-	s.finishRound(v.Tokens[len(v.Tokens)-1])
-}
-
-// finishRound ends the answer if the round's last token does.
-func (s *Session) finishRound(last verify.Choice) {
-	switch {
-	case last.Stop:
-		if s.stop = last; !last.HasReason && slices.Contains(s.limits.Named, last.Token) {
-			s.stop.HasReason, s.stop.StopReason = true, last.Token
-		}
-		s.done("stop")
-	case len(s.answer) >= s.limit:
-		s.done("length")
-	}
-}
-
-// commitChoices commits a verdict's tokens with their text as far as the
-// engine said it.
-func (s *Session) commitChoices(cs []verify.Choice) {
-	s.source++
-	c, known := Commit{}, true
-	for _, x := range cs {
-		c.Tokens = append(c.Tokens, x.Token)
-		if x.Stop && !s.limits.IncludeStop {
-			c.Hidden = 1
-			continue
-		}
-		c.Text += x.Text
-		// A special token has an empty text, as has a part of a character.
-		known = known && x.HasText && x.Text != ""
-	}
-	if known {
-		c.Source = s.source
-	}
-	s.commit(c)
 }
 
 func (s *Session) commit(c Commit) {

@@ -18,9 +18,10 @@ type Target interface {
 	// Stream starts plain decoding after the answer so far. The first call of a
 	// generation comes with none: that is round 0, the client's own request.
 	// Closing the stream ends the work in the engine. limit > 0 bounds this
-	// stream's tokens (sent as its max_tokens; never above the answer's own
-	// limit): the engine then stops by itself with finish reason "length", and
-	// no step of it is wasted on a token that would be cut off.
+	// stream's tokens (sent as its max_tokens where that is less than what
+	// the answer may still have): the engine then stops by itself with finish
+	// reason "length", and no step of it is wasted on a token that would be cut
+	// off.
 	Stream(ctx context.Context, after []vocab.Token, limit int) (Stream, error)
 	// Verify asks what the target writes after the answer so far and after each
 	// prefix of the draft, in one pass. An empty draft asks for one token.
@@ -54,7 +55,7 @@ type Chunk struct {
 	// Text is the engine's text of what became complete with these tokens.
 	Text string
 	// Finish is the engine's finish reason ("stop", "length") on the last
-	// chunk, StopReason the stop token id that it named, if any.
+	// chunk (an aborted stream has none: Next returns an error), StopReason the stop token id that it named, if any.
 	Finish     string
 	StopReason vocab.Token
 	HasReason  bool
@@ -63,5 +64,6 @@ type Chunk struct {
 	// to be streamed to its end.
 	Opaque bool
 	// CachedTokens counts prompt tokens found in the prefix cache; -1 unknown.
+	// It may come with any chunk of the stream.
 	CachedTokens int
 }

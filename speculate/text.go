@@ -16,8 +16,9 @@ type display struct {
 	stops stops
 	min   int // stop strings count in answers longer than this
 	known int // tokens of the answer whose text is known
-	asked int // what known will be when the answer of ask is in
 	total int // tokens of the answer that show
+	// before is the text as it was when known tokens were in it.
+	before *vocab.Text
 }
 
 // span is text that tokens known..known+n of the answer completed.
@@ -30,25 +31,18 @@ type span struct {
 func (d *display) add(c Commit) span {
 	visible := c.Tokens[:len(c.Tokens)-c.Hidden]
 	d.total += len(visible)
-	text := d.text.Add(visible, c.Text, c.Source)
-	if d.text.Pending() > 0 {
-		return span{}
-	}
-	return span{text, len(visible)}
+	d.before = d.text.Known()
+	return d.fresh(d.text.Add(visible, c.Text, c.Source, c.Whole))
 }
 
-// ask returns the runs of tokens whose text is wanted next; ok is false when
-// none is, or an earlier question is open.
-func (d *display) ask() (base, window []vocab.Token, ok bool) {
-	base, window, ok = d.text.Ask()
-	if ok {
-		d.asked = d.total
-	}
-	return base, window, ok
+// fresh is text that the tokens that have become known made visible.
+func (d *display) fresh(text string) span {
+	return span{text, d.total - d.text.Pending() - d.known}
 }
 
 func (d *display) answer(base, window string) span {
-	return span{d.text.Answer(base, window), d.asked - d.known}
+	d.before = d.text.Known()
+	return d.fresh(d.text.Answer(base, window))
 }
 
 // feed puts a span through the stop strings. sure is false when the span has
@@ -96,7 +90,7 @@ func (g *generation) resolve() {
 	if g.display.text == nil || g.decoding || g.stopString != "" {
 		return
 	}
-	base, window, ok := g.display.ask()
+	base, window, ok := g.display.text.Ask()
 	if !ok {
 		return
 	}
@@ -110,6 +104,9 @@ func (g *generation) resolve() {
 	})
 }
 
+// decodePatience bounds one question for text.
+const decodePatience = 10 * time.Second
+
 // decode asks the target for a text, patiently: the tokens are committed, and
 // nothing else can say what they mean.
 func (g *generation) decode(tokens []vocab.Token) (string, error) {
@@ -119,7 +116,10 @@ func (g *generation) decode(tokens []vocab.Token) (string, error) {
 	var err error
 	for wait := 50 * time.Millisecond; ; wait *= 4 {
 		var text string
-		if text, err = g.target.Decode(g.ctx, tokens); err == nil {
+		ctx, cancel := context.WithTimeout(g.ctx, decodePatience)
+		text, err = g.target.Decode(ctx, tokens)
+		cancel()
+		if err == nil {
 			return text, nil
 		}
 		if wait > time.Second || !sleep(g.ctx, wait) {
@@ -169,11 +169,11 @@ func (g *generation) show(s span) error {
 // happens once, at the end of an answer (or at the border of min_tokens).
 func (g *generation) showOneByOne(n int) error {
 	from := len(g.session.Prompt()) + g.display.known
-	text := vocab.NewText(g.context[:from])
+	text := g.display.before
 	var shown string
 	i := from
 	for ; i < from+n && g.stopString == ""; i++ {
-		text.Add(g.context[i:i+1], "", 0)
+		text.Add(g.context[i:i+1], "", 0, false)
 		base, window, _ := text.Ask()
 		b, err := g.decode(base)
 		if err != nil {
@@ -199,8 +199,17 @@ func (g *generation) stopped(stop string, n int) {
 }
 
 func (g *generation) piece(text string, tokens []vocab.Token) error {
-	g.emitted = true
-	return g.emit(Piece{Text: text, Tokens: tokens})
+	if !g.emitted {
+		// Nothing is out before there is text: the target may turn out to make
+		// something else of the answer.
+		g.unsaid = append(g.unsaid, tokens...)
+		if text == "" {
+			return nil
+		}
+		tokens, g.emitted = g.unsaid, true
+	}
+	g.refused = g.emit(Piece{Text: text, Tokens: tokens})
+	return g.refused
 }
 
 // flush emits what was held back for a stop string that never came.

@@ -41,7 +41,7 @@ type Trace struct {
 
 	Drafted, Judged, Accepted int // sums over Rounds
 
-	Switches       int // plain streams that were cut for rounds
+	Switches       int // changes from plain streaming to rounds
 	StaleDrafts    int // drafts that came too late to be of use
 	DraftFailures  int // drafts that failed or took too long
 	VerifyFailures int // verifications that failed

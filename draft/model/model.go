@@ -73,18 +73,21 @@ func (d *Drafter) Draft(ctx context.Context, prefix []vocab.Token, k int) (draft
 	if k <= 0 {
 		return draft.Draft{}, nil
 	}
-	if err := d.admit(); err != nil {
+	trial, err := d.admit()
+	if err != nil {
 		return draft.Draft{}, err
+	}
+	if trial {
+		defer d.release()
 	}
 	c, err := d.endpoint.Complete(ctx, prefix, k)
 	if err == nil && len(c.Tokens) > k {
 		err = fmt.Errorf("cannot use the draft: %d tokens came, %d were asked for", len(c.Tokens), k)
 	}
 	if err != nil && ctx.Err() != nil && !late(ctx) {
-		d.release()
 		return draft.Draft{}, context.Cause(ctx)
 	}
-	d.record(err)
+	d.record(err, trial)
 	if err != nil {
 		return draft.Draft{}, err
 	}
@@ -116,38 +119,38 @@ func (d *Drafter) Up() (bool, error) {
 }
 
 // admit lets a call through; while the endpoint is down only one at a time,
-// when its quiet time is over.
-func (d *Drafter) admit() error {
+// when its quiet time is over: a trial.
+func (d *Drafter) admit() (trial bool, _ error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.failed < d.options.Failures {
-		return nil
+		return false, nil
 	}
 	if d.trying || time.Now().Before(d.until) {
-		return fmt.Errorf("%w: %w", ErrDown, d.lastFail)
+		return false, fmt.Errorf("%w: %w", ErrDown, d.lastFail)
 	}
 	d.trying = true
-	return nil
+	return true, nil
 }
 
-// release takes back an admitted call that says nothing about the endpoint.
+// release ends a trial, whatever came of it.
 func (d *Drafter) release() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.trying = false
 }
 
-func (d *Drafter) record(err error) {
+func (d *Drafter) record(err error, trial bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.trying = false
 	if err == nil {
 		d.failed, d.quiet, d.lastFail = 0, 0, nil
 		return
 	}
 	d.failed++
 	d.lastFail = err
-	if d.failed >= d.options.Failures {
+	// Calls that were out when it went down tell of the same outage.
+	if d.failed == d.options.Failures || trial {
 		d.quiet = min(max(2*d.quiet, d.options.QuietMin), d.options.QuietMax)
 		d.until = time.Now().Add(d.quiet)
 	}
