@@ -109,7 +109,7 @@ func canServer(b testing.TB, answer string) string {
 					if _, err := br.Discard(n); err != nil {
 						return
 					}
-					io.WriteString(nc, answer)
+					nc.Write([]byte(answer))
 				}
 			}()
 		}

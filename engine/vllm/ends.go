@@ -17,6 +17,7 @@ var endTexts = []string{
 	"</s>", "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>", "<|eom_id|>", "<end_of_turn>", "<eos>",
 	"<|end|>", "<|return|>", "<|call|>", "<｜end▁of▁sentence｜>", "<|EOT|>", "<|end_of_role|>", "<|user|>", "<|observation|>",
 	"<|END_OF_TURN_TOKEN|>", "<|eos|>", "<|eot|>", "[EOS]", "<turn|>", "[e~[", "<|endofprompt|>", "<|end_of_sentence|>",
+	"<|system|>", "<|assistant|>",
 }
 
 // maxEnds bounds the candidates that are tried, at an engine step each.

@@ -18,7 +18,11 @@ import (
 	"paceline/vocab"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, // fasthttp's, in the built-in engine; they sleep
+		goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.(*workerPool).Start.func2"),
+		goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.updateServerDate.func1"))
+}
 
 // fake is a server that answers as a test says and remembers what it was asked.
 type fake struct {
@@ -138,7 +142,7 @@ func ids(list ...int) []vocab.Token {
 
 // recorded are the capabilities of the server that answered testdata/real.
 func recorded() engine.Capabilities {
-	defaults := json.RawMessage(`{"presence_penalty":0.0,"frequency_penalty":0.0,"repetition_penalty":1.0,"temperature":1.0,"top_p":1.0,"min_p":0.0,"stop":[],"stop_token_ids":[],"max_tokens":2042}`)
+	defaults := json.RawMessage(`{"presence_penalty":0.0,"frequency_penalty":0.0,"repetition_penalty":1.0,"temperature":1.0,"top_p":1.0,"min_p":0.0,"stop":[],"stop_token_ids":[]}`)
 	return engine.Capabilities{
 		Version: "0.32.0", MaxModelLen: 2048, VocabSize: 2048, BlockSize: 32, TokenPrompts: true, ChatTokens: true, RenderChat: true,
 		Detokenize: true, ScaleOut: true, CachedTokens: true, PrefixCache: true, MaxLogprobs: 20, EOS: ids(0), Defaults: &defaults,

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/tidwall/gjson"
+	"github.com/tidwall/sjson"
 
 	"paceline/engine"
 	"paceline/verify"
@@ -313,14 +314,25 @@ func (p *probing) scaleOut(ctx context.Context) error {
 	if p.rows != "" {
 		return nil
 	}
-	raw := json.RawMessage(params.Raw)
-	p.caps.ScaleOut, p.caps.Defaults = true, &raw
+	// max_tokens stays if it is a default and not what the context leaves.
+	raw, left := []byte(params.Raw), p.caps.MaxModelLen-len(v.Get(strings.TrimSuffix(at, "sampling_params")+"token_ids").Array())
+	switch n := params.Get("max_tokens"); {
+	case !n.Exists() && p.caps.RenderChat:
+		raw, err = sjson.SetBytes(raw, "max_tokens", completionTokens)
+	case n.Exists() && (left <= 0 || n.Int() >= int64(left)):
+		raw, err = sjson.DeleteBytes(raw, "max_tokens")
+	}
+	if err != nil {
+		return fmt.Errorf("cannot keep the server's defaults: %w", err)
+	}
+	defaults := json.RawMessage(raw)
+	p.caps.ScaleOut, p.caps.Defaults = true, &defaults
 	return p.maxTokens(ctx, path, at, body)
 }
 
 // maxTokens asks for as much as there is and looks whether the server grants
-// it (generation_config may set max_new_tokens). 16, the class's own default,
-// is left out of a rendered request.
+// it (--override-generation-config may set max_new_tokens). 16, the class's own
+// default, is left out of a rendered request.
 func (p *probing) maxTokens(ctx context.Context, path, at, body string) error {
 	if p.caps.MaxModelLen == 0 {
 		return nil
@@ -347,6 +359,18 @@ func (p *probing) rowShape(ctx context.Context) error {
 	ask := func(n int) (gjson.Result, string, error) {
 		return p.get(ctx, pathGenerate, p.named(`"token_ids":%s,"sampling_params":{"max_tokens":1,"temperature":0,"prompt_logprobs":%d,"skip_reading_prefix_cache":true,"detokenize":false}`, list(p.prompt), n))
 	}
+	// Refused: "Requested prompt logprobs of 1000000, which is greater than max allowed: 20 …"
+	_, why, err := ask(1_000_000)
+	if err != nil {
+		return err
+	}
+	if _, after, ok := strings.Cut(why, "max allowed: "); ok {
+		fmt.Sscan(after, &p.caps.MaxLogprobs)
+		if p.caps.MaxLogprobs < topRows {
+			p.rows = fmt.Sprintf("--max-logprobs is %d, %d are needed", p.caps.MaxLogprobs, topRows)
+			return nil
+		}
+	}
 	v, why, err := ask(topRows)
 	if err != nil || why != "" {
 		p.rows = why
@@ -366,16 +390,6 @@ func (p *probing) rowShape(ctx context.Context) error {
 	}
 	if first != fmt.Sprint(last) || !(sum <= 1.01) {
 		p.rows = pathGenerate + " does not return a row for every token with the token's own log-probability first"
-	}
-	// Refused: "Requested prompt logprobs of 1000000, which is greater than max allowed: 20 …"
-	if _, why, err = ask(1_000_000); err != nil {
-		return err
-	}
-	if _, after, ok := strings.Cut(why, "max allowed: "); ok {
-		fmt.Sscan(after, &p.caps.MaxLogprobs)
-		if p.caps.MaxLogprobs < topRows {
-			p.rows = fmt.Sprintf("--max-logprobs is %d, %d are needed", p.caps.MaxLogprobs, topRows)
-		}
 	}
 	return nil
 }

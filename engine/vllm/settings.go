@@ -179,6 +179,11 @@ func setLength(s *engine.Settings, o object, caps *engine.Capabilities, chat boo
 		if ok {
 			limit, given = newer, true
 		}
+		if caps.Defaults != nil && !given {
+			if v := gjson.GetBytes(*caps.Defaults, "max_tokens"); v.Exists() {
+				limit, given = int(v.Int()), true
+			}
+		}
 	} else if !given {
 		limit, given = completionTokens, true
 	}

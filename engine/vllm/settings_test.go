@@ -14,7 +14,7 @@ import (
 
 func TestEffective(t *testing.T) {
 	caps := recorded()
-	server := json.RawMessage(gjson.Get(real(t, "defaults_chat_render"), "sampling_params").Raw) // temperature .7, repetition_penalty 1.05, …
+	server := json.RawMessage(strings.Replace(gjson.Get(real(t, "defaults_chat_render"), "sampling_params").Raw, `"max_tokens":2042,`, "", 1)) // temperature .7, repetition_penalty 1.05, …
 	shaped := recorded()
 	shaped.Defaults = &server
 	unknown := recorded()
@@ -67,10 +67,11 @@ func TestEffective(t *testing.T) {
 	f(caps, true, `"stop":["a","\u00e9"],"include_stop_str_in_output":true`, S{Temperature: 1, Known: true, Stop: []string{"a", "é"}, IncludeStop: true})
 	f(caps, true, `"stop":[],"stop_token_ids":[7,2047],"ignore_eos":true`, S{Temperature: 1, Known: true, StopTokenIDs: ids(7, 2047), IgnoreEOS: true})
 	f(caps, true, `"skip_special_tokens":false`, S{Temperature: 1, Known: true})
-	own := json.RawMessage(gjson.Get(real(t, "defaults_chat_render_stop_ids"), "sampling_params").Raw)
+	own := json.RawMessage(strings.Replace(gjson.Get(real(t, "defaults_chat_render_stop_ids"), "sampling_params").Raw, "2042", "300", 1))
 	stops := recorded()
-	stops.Defaults = &own
-	f(stops, true, `"stop_token_ids":[5],"repetition_penalty":1`, S{Temperature: 0.7, Known: true, StopTokenIDs: ids(5, 7)})
+	stops.Defaults = &own // with a stop token id and a default of max_tokens
+	f(stops, true, `"stop_token_ids":[5],"repetition_penalty":1`, S{Temperature: 0.7, Known: true, StopTokenIDs: ids(5, 7), MaxTokens: 300})
+	f(stops, true, `"max_tokens":500,"repetition_penalty":1`, S{Temperature: 0.7, Known: true, StopTokenIDs: ids(7), MaxTokens: 500})
 }
 
 func TestEffectiveErrors(t *testing.T) {
