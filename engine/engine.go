@@ -113,6 +113,10 @@ type Settings struct {
 	// repetition penalty): then only the engine may draw.
 	Temperature float64
 	Known       bool
+	// EOS are the ids that were known to end an answer. Where the proxy looks
+	// for the end itself (on rows) it has to look for all of them; a row that
+	// ends in another is not used.
+	EOS []vocab.Token
 
 	MaxTokens int // new tokens at most; 0: up to the context's end
 	MinTokens int

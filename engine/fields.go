@@ -28,3 +28,10 @@ func (f *Field) NeutralAt(v gjson.Result) bool {
 	}
 	return slices.Contains(f.Neutral, v.Raw)
 }
+
+// FieldError is a field that cannot be understood here. The target may
+// understand it (vLLM takes numbers in strings), or refuse it in its own words:
+// such a request is to be passed through, not refused.
+type FieldError struct{ Field, Why string }
+
+func (e *FieldError) Error() string { return e.Field + ": " + e.Why }

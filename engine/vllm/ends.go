@@ -131,7 +131,7 @@ func (g *Generation) knowsEnds(ctx context.Context, rows []verify.Row) error {
 	ids := make([]vocab.Token, 0, 16)
 	for _, r := range rows {
 		best, _ := r.Argmax()
-		if !slices.Contains(g.caps.EOS, best) && !slices.Contains(g.r.Settings.StopTokenIDs, best) {
+		if !slices.Contains(g.r.Settings.EOS, best) && !slices.Contains(g.r.Settings.StopTokenIDs, best) {
 			ids = append(ids, best)
 		}
 	}

@@ -25,14 +25,14 @@ type object map[string]gjson.Result
 
 func fieldsOf(body gjson.Result) (object, error) {
 	if !body.IsObject() {
-		return nil, fmt.Errorf("request is not a JSON object")
+		return nil, &engine.FieldError{Field: "request", Why: "not a JSON object"}
 	}
 	o := object{}
 	var twice error
 	body.ForEach(func(key, value gjson.Result) bool {
 		name := key.String()
 		if _, dup := o[name]; dup {
-			twice = fmt.Errorf("%s: given twice", name)
+			twice = &engine.FieldError{Field: name, Why: "given twice"}
 		}
 		o[name] = value
 		return twice == nil
@@ -52,7 +52,7 @@ func (o object) number(name string, def float64) (v float64, given bool, err err
 		return def, false, nil
 	}
 	if r.Type != gjson.Number {
-		return 0, true, fmt.Errorf("%s: not a number", name) // vLLM would take "0.5" too: then it passes through
+		return 0, true, &engine.FieldError{Field: name, Why: "not a number"} // vLLM would take "0.5" too: then it passes through
 	}
 	return r.Num, true, nil
 }
@@ -60,7 +60,7 @@ func (o object) number(name string, def float64) (v float64, given bool, err err
 func (o object) count(name string) (n int, given bool, err error) {
 	v, given, err := o.number(name, 0)
 	if err == nil && given && (v != float64(int(v)) || v < 0) {
-		err = fmt.Errorf("%s: not a count", name)
+		err = &engine.FieldError{Field: name, Why: "not a count"}
 	}
 	return int(v), given, err
 }
@@ -73,19 +73,19 @@ func (o object) flag(name string, def bool) (bool, error) {
 	case r.Type == gjson.True || r.Type == gjson.False:
 		return r.Bool(), nil
 	}
-	return false, fmt.Errorf("%s: not a boolean", name)
+	return false, &engine.FieldError{Field: name, Why: "not a boolean"}
 }
 
 // tokens reads a list of ids.
 func tokens(name string, r gjson.Result, vocabSize int) ([]vocab.Token, error) {
 	if !r.IsArray() {
-		return nil, fmt.Errorf("%s: not a list", name)
+		return nil, &engine.FieldError{Field: name, Why: "not a list"}
 	}
 	var ids []vocab.Token
 	for _, v := range r.Array() {
 		id := int64(v.Num)
 		if v.Type != gjson.Number || v.Num != float64(id) || !inVocabulary(id, vocabSize) {
-			return nil, fmt.Errorf("%s: %.40s is not a token id", name, v.Raw)
+			return nil, &engine.FieldError{Field: name, Why: fmt.Sprintf("%.40s is not a token id", v.Raw)}
 		}
 		ids = append(ids, vocab.Token(id))
 	}
@@ -93,15 +93,14 @@ func tokens(name string, r gjson.Result, vocabSize int) ([]vocab.Token, error) {
 }
 
 // Effective works out what a request's sampling settings are once the target's
-// defaults have filled what it leaves open. An error names the field that
-// cannot be understood here; the target may understand it (it takes numbers in
-// strings), so such a request is to be passed through, not refused.
+// defaults have filled what it leaves open. An error is a *engine.FieldError:
+// such a request is to be passed through.
 func Effective(caps *engine.Capabilities, chat bool, body gjson.Result) (engine.Settings, error) {
-	var s engine.Settings
 	o, err := fieldsOf(body)
 	if err != nil {
-		return s, err
+		return engine.Settings{}, err
 	}
+	s := engine.Settings{EOS: caps.EOS}
 	for _, f := range []func() error{
 		func() error { return setDrawing(&s, o, caps) },
 		func() error { return setLength(&s, o, caps, chat) },
@@ -148,7 +147,7 @@ func setDrawing(s *engine.Settings, o object, caps *engine.Capabilities) error {
 		}
 		_, given := o.given(name)
 		if !given && v != neutral && name != "repetition_penalty" {
-			return fmt.Errorf("%s: the server's default is %v", name, v)
+			return &engine.FieldError{Field: name, Why: fmt.Sprintf("the server's default is %v", v)}
 		}
 		s.Known = s.Known && (known || name != "repetition_penalty") && (given || v == neutral)
 	}
@@ -188,7 +187,7 @@ func setLength(s *engine.Settings, o object, caps *engine.Capabilities, chat boo
 		limit, given = completionTokens, true
 	}
 	if given && limit < 1 {
-		return fmt.Errorf("max_tokens: must be at least 1")
+		return &engine.FieldError{Field: "max_tokens", Why: "must be at least 1"}
 	}
 	if caps.MaxTokens > 0 && (!given || limit > caps.MaxTokens) {
 		limit = caps.MaxTokens
@@ -196,7 +195,7 @@ func setLength(s *engine.Settings, o object, caps *engine.Capabilities, chat boo
 	s.MaxTokens = limit
 	s.MinTokens, _, err = o.count("min_tokens")
 	if err == nil && s.MaxTokens > 0 && s.MinTokens > s.MaxTokens {
-		err = fmt.Errorf("min_tokens: more than max_tokens")
+		err = &engine.FieldError{Field: "min_tokens", Why: "more than max_tokens"}
 	}
 	return err
 }
@@ -210,7 +209,7 @@ func setEnds(s *engine.Settings, o object, caps *engine.Capabilities) (err error
 		}
 		for _, v := range list {
 			if v.Type != gjson.String || v.Str == "" {
-				return fmt.Errorf("stop: neither a text nor a list of texts")
+				return &engine.FieldError{Field: "stop", Why: "neither a text nor a list of texts"}
 			}
 			s.Stop = append(s.Stop, v.Str)
 		}
@@ -240,13 +239,13 @@ func setEnds(s *engine.Settings, o object, caps *engine.Capabilities) (err error
 func checkPrompt(o object, chat bool, vocabSize int) error {
 	if chat {
 		if r, ok := o.given("messages"); !ok || !r.IsArray() {
-			return fmt.Errorf("messages: not a list")
+			return &engine.FieldError{Field: "messages", Why: "not a list"}
 		}
 		return nil
 	}
 	r, ok := o.given("prompt")
 	if !ok || r.Type != gjson.String && !r.IsArray() {
-		return fmt.Errorf("prompt: neither text nor token ids")
+		return &engine.FieldError{Field: "prompt", Why: "neither text nor token ids"}
 	}
 	if r.IsArray() {
 		if _, err := tokens("prompt", r, vocabSize); err != nil {

@@ -2,6 +2,7 @@ package vllm
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"reflect"
 	"strings"
@@ -34,6 +35,7 @@ func TestEffective(t *testing.T) {
 		if body != "" {
 			fields += "," + body
 		}
+		want.EOS = ids(0)
 		want.SkipSpecial = !strings.Contains(body, `"skip_special_tokens":false`)
 		got, err := Effective(&caps, chat, gjson.Parse("{"+fields+"}"))
 		if err != nil || !reflect.DeepEqual(got, want) {
@@ -78,7 +80,8 @@ func TestEffectiveErrors(t *testing.T) {
 	caps := recorded()
 	f := func(chat bool, body, want string) {
 		t.Helper()
-		if got, err := Effective(&caps, chat, gjson.Parse(body)); err == nil || !strings.Contains(err.Error(), want) {
+		var fe *engine.FieldError
+		if got, err := Effective(&caps, chat, gjson.Parse(body)); !errors.As(err, &fe) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %+v, %v; want %s", body, got, err, want)
 		}
 	}

@@ -17,7 +17,6 @@ import (
 	"paceline/engine/vllm"
 	"paceline/simulate"
 	"paceline/simulate/lm"
-	simvllm "paceline/simulate/vllm"
 	"paceline/speculate"
 	"paceline/verify"
 	"paceline/vocab"
@@ -92,7 +91,9 @@ func TestProbeSimulated(t *testing.T) {
 // The server's own settings are the request's where it gives none.
 func TestDefaultsSimulated(t *testing.T) {
 	temperature, penalty, limit := 0.0, 1.2, 9
-	_, e, caps := start(t, simulate.Options{Defaults: simvllm.Defaults{Temperature: &temperature, RepetitionPenalty: &penalty, MaxTokens: &limit}})
+	var o simulate.Options
+	o.Defaults.Temperature, o.Defaults.RepetitionPenalty, o.Defaults.MaxTokens = &temperature, &penalty, &limit
+	_, e, caps := start(t, o)
 	r := request(t, caps, verify.FanOut, chat("Tell me about the sea.", ""))
 	if s := r.Settings; s.Temperature != 0 || s.Known || s.MaxTokens != 9 {
 		t.Errorf("settings %+v", s)

@@ -239,7 +239,9 @@ func TestUnknownEnd(t *testing.T) {
 	e := fk.endpoint(recorded())
 	draft := ids(1223, 519, 761, 320)
 	for round := range 2 {
-		g := e.Generate(Request{Mode: verify.Score, Settings: greedy, Body: []byte(`{}`)})
+		settings := greedy
+		settings.EOS = e.Capabilities().EOS
+		g := e.Generate(Request{Mode: verify.Score, Settings: settings, Body: []byte(`{}`)})
 		g.learn(question)
 		fk.on(pathCompletions, func(body gjson.Result) (int, string) {
 			if body.Get("allowed_token_ids").Exists() {
