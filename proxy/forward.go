@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"strconv"
+	"strings"
 
 	"github.com/tidwall/gjson"
 	"github.com/valyala/fasthttp"
@@ -54,6 +55,9 @@ func (j *journey) forward(ctx context.Context, fc *fasthttp.RequestCtx, p *pair,
 	path := string(uri.PathOriginal())
 	if query := uri.QueryString(); len(query) > 0 {
 		path += "?" + string(query)
+	}
+	if strings.ContainsFunc(path, func(c rune) bool { return c <= ' ' || c == 0x7f }) {
+		return wire.Invalid("", "the path holds spaces or control characters")
 	}
 	answer, err := p.Client.Do(ctx, &engine.Request{
 		Method: string(fc.Method()), Path: path, Header: forwarded(&fc.Request.Header, j.record.id), Body: payload,

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"encoding/json"
 	"flag"
 	"os"
@@ -154,6 +155,32 @@ type chunk struct {
 			Accepted int     `json:"num_accepted_draft_tokens"`
 			Length   float64 `json:"mean_acceptance_length"`
 		} `json:"speculative_decoding"`
+	}
+}
+
+// Every event reaches the client before the target goes on: one event, one
+// flush.
+func TestEventByEvent(t *testing.T) {
+	target := newScript("a", "b", "c")
+	proceed := make(chan bool)
+	target.step = func(ctx context.Context, _ int) error {
+		select {
+		case <-proceed:
+		case <-ctx.Done():
+		}
+		return ctx.Err()
+	}
+	r := newRig(t, target)
+	conn := r.dial(t)
+	conn.send("POST", "/v1/chat/completions", `{"model":"target",`+hello+`,"stream":true}`, "X-Paceline-Speculation: 0")
+	for _, want := range []string{"a", "b", "c"} {
+		proceed <- true
+		conn.expect(`"delta":{"content":"` + want + `"}`)
+	}
+	proceed <- true
+	conn.expect("data: [DONE]\n\n\r\n0\r\n\r\n")
+	if n := strings.Count(conn.got, "\r\ndata: "); n != 6 {
+		t.Errorf("%d chunks, want one an event: %s", n, conn.got)
 	}
 }
 

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"runtime/debug"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/valyala/fasthttp"
@@ -147,7 +149,7 @@ func (s *Server) refuse(fc *fasthttp.RequestCtx, err error) {
 	var timeout net.Error
 	conn := depart.From(fc.Conn())
 	switch {
-	case conn != nil && conn.Gone():
+	case conn != nil && conn.Gone(), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET):
 		err = depart.ErrGone
 	case errors.Is(err, fasthttp.ErrBodyTooLarge):
 		told = wire.TooLarge(s.o.MaxBody)
