@@ -126,7 +126,7 @@ func greedy() []prompt {
 		// Limits and ends.
 		chat("cut", say("Tell me a story about a wolf and a golden bell."), "max_tokens", 37),
 		chat("cut otherwise", say("Explain the draft model."), "max_tokens", nil, "max_completion_tokens", 21),
-		chat("stop", say("Write a long story about an owl."), "stop", []string{"nearby", "never met", "best friends"}),
+		chat("stop", say("Write a long story about an owl."), "stop", []string{"best friends", "had never seen"}),
 		chat("stop text", say("Why is decoding slow?"), "stop", "memory."),
 		chat("stop across tokens", say("Count from 3 to 25."), "stop", []string{", 1", "4, 15", "2, 13"}),
 		chat("stop not met", say("What is the draft length?"), "stop", []string{"unheard of", "zero.."}),
@@ -169,6 +169,7 @@ func passed() map[string]prompt {
 		"logprobs":          chat("logprobs", say("What is 12 plus 7?"), "logprobs", true, "top_logprobs", 2),
 		"structured_output": chat("json", say("Write JSON for Ada, age 30, city Lima."), "response_format", map[string]string{"type": "json_object"}),
 		"penalties":         chat("penalty", say("Hello"), "presence_penalty", 0.5),
+		"n_gt_1":            chat("several", say("Hello"), "n", 2), // an error of the target: greedy answers are all the same
 		"unknown_field":     chat("unknown", say("Hello"), "a_field_of_tomorrow", true),
 	}
 }

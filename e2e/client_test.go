@@ -21,9 +21,11 @@ import (
 type reply struct {
 	status int
 	header http.Header
+	sent   []byte
 	raw    []byte
 
 	text       string
+	tools      string // the calls' names and arguments in a row
 	finish     string
 	stopReason string // as JSON; "" where there is none
 	usage      usage
@@ -54,6 +56,21 @@ type specMetrics struct {
 	Rate     float64 `json:"draft_acceptance_rate"`
 }
 
+// calls are tool calls, or parts of them.
+type calls []struct {
+	Function struct {
+		Name      string `json:"name"`
+		Arguments string `json:"arguments"`
+	} `json:"function"`
+}
+
+func (list calls) String() (s string) {
+	for _, c := range list {
+		s += c.Function.Name + c.Function.Arguments
+	}
+	return s
+}
+
 // piece is a body or a chunk of either endpoint.
 type piece struct {
 	Choices []struct {
@@ -61,9 +78,11 @@ type piece struct {
 		Text    string `json:"text"`
 		Message struct {
 			Content string `json:"content"`
+			Tools   calls  `json:"tool_calls"`
 		} `json:"message"`
 		Delta struct {
 			Content string `json:"content"`
+			Tools   calls  `json:"tool_calls"`
 		} `json:"delta"`
 		Finish     string          `json:"finish_reason"`
 		StopReason json.RawMessage `json:"stop_reason"`
@@ -103,6 +122,7 @@ func (r *reply) add(data []byte) error {
 			return fmt.Errorf("a choice after the finish: %s", data)
 		}
 		r.text += c.Text + c.Message.Content + c.Delta.Content
+		r.tools += c.Message.Tools.String() + c.Delta.Tools.String()
 		r.finish = c.Finish
 		if s := string(c.StopReason); s != "null" {
 			r.stopReason += s
@@ -175,7 +195,7 @@ func post(ctx context.Context, base string, p *prompt, fields ...any) (*reply, e
 		return nil, err
 	}
 	defer resp.Body.Close()
-	r := &reply{status: resp.StatusCode, header: resp.Header}
+	r := &reply{status: resp.StatusCode, header: resp.Header, sent: text}
 	err = r.read(resp.Body, start)
 	r.total = time.Since(start)
 	if err != nil {

@@ -125,7 +125,8 @@ func (l *lane) wait(ctx context.Context, ready string) error {
 // tail is the end of the proxy's log.
 func (l *lane) tail() string {
 	text, _ := os.ReadFile(l.log)
-	return string(text[max(0, len(text)-4000):])
+	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+	return "the proxy's log ends:\n" + strings.Join(lines[max(0, len(lines)-4):], "\n")
 }
 
 // close ends the proxy as a supervisor would.

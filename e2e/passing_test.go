@@ -13,41 +13,52 @@ import (
 	"time"
 )
 
-// TestPassedThrough sends what cannot be kept exact: the answer is the target's
-// own, byte for byte.
+// TestPassedThrough sends what cannot be kept exact: the target gets what the
+// client sent, and the client what the target answered, byte for byte.
 func TestPassedThrough(t *testing.T) {
 	l := laneOf(t, "score")
 	for reason, p := range passed() {
-		for _, streamed := range []bool{false, true} {
-			check(t, fmt.Sprintf("%s/streamed=%v", reason, streamed), func(t *testing.T) {
-				var fields []any
-				if streamed {
-					fields = stream
-				}
-				got, err := post(within(t, time.Minute), l.url, &p, fields...)
-				if err != nil {
-					t.Fatal(err)
-				}
-				want, err := post(within(t, time.Minute), targetURL, &p, fields...)
-				if err != nil {
-					t.Fatal(err)
-				}
-				if got.status != want.status {
-					t.Errorf("status %d, the target's is %d", got.status, want.status)
-				}
-				if mode, why := got.header.Get("X-Paceline-Mode"), got.header.Get("X-Paceline-Reason"); mode != "pass-through" || why != reason {
-					t.Errorf("mode %q, reason %q, want pass-through and %q", mode, why, reason)
-				}
-				if a, b := got.header.Get("Content-Type"), want.header.Get("Content-Type"); a != b {
-					t.Errorf("content type %q, want %q", a, b)
-				}
-				sameBytes(t, got.raw, want.raw)
-				if reason == "tools_unparsed" && !bytes.Contains(got.raw, []byte(`"get_weather"`)) {
-					t.Errorf("no tool call in %s", got.raw)
-				}
-			})
-		}
+		check(t, reason+"/whole", func(t *testing.T) {
+			got, want := l.passed(t, reason, &p)
+			sameBytes(t, got.raw, want.raw)
+		})
+		check(t, reason+"/streamed", func(t *testing.T) {
+			l.passed(t, reason, &p, stream...)
+		})
 	}
+}
+
+// passed asks through the proxy and directly, and compares.
+func (l *lane) passed(t *testing.T, reason string, p *prompt, fields ...any) (got, want *reply) {
+	t.Helper()
+	mark := l.recording.Mark()
+	got, err := post(within(t, time.Minute), l.url, p, fields...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want, err = post(within(t, time.Minute), targetURL, p, fields...); err != nil {
+		t.Fatal(err)
+	}
+	if mode, why := got.header.Get("X-Paceline-Mode"), got.header.Get("X-Paceline-Reason"); mode != "pass-through" || why != reason {
+		t.Errorf("mode %q, reason %q, want pass-through and %q", mode, why, reason)
+	}
+	list, err := l.recording.Since(within(t, 10*time.Second), mark)
+	if err != nil || len(list) != 1 {
+		t.Fatalf("want one exchange with the target, have %v\n%s", err, describe(list))
+	}
+	if e := list[0]; !bytes.Equal(e.Body, got.sent) || !bytes.Equal(e.Response, got.raw) || e.Status != got.status || e.Path != p.path() {
+		t.Errorf("the client sent\n%s\nand got %d\n%s\nthe target was asked and answered\n%s", got.sent, got.status, got.raw, describe(list))
+	}
+	if got.status != want.status || got.header.Get("Content-Type") != want.header.Get("Content-Type") {
+		t.Errorf("status %d, %q, the target's are %d, %q", got.status, got.header.Get("Content-Type"), want.status, want.header.Get("Content-Type"))
+	}
+	if d := differs(got, want); d != "" {
+		t.Error(d)
+	}
+	if reason == "tools_unparsed" && !strings.Contains(got.tools, "get_weather{") {
+		t.Errorf("no tool call in %s", got.raw)
+	}
+	return got, want
 }
 
 // TestDeparture leaves in the middle of an answer: both engines have to be idle

@@ -79,9 +79,11 @@ func (w *walk) step(e *Exchange) error {
 	case q.Stream:
 		return w.stream(e, &q)
 	case strings.HasPrefix(e.Path, "/v1/completions") && q.MaxTokens == 1:
-		return w.fanOut(e, q.prompts())
+		if p := q.prompts(); len(p) > 0 && hasPrefix(p[0], w.tally.Prompt) {
+			return w.fanOut(e, p)
+		}
 	}
-	return nil // /detokenize, /tokenize, …
+	return nil // /detokenize, a question about a token, …
 }
 
 func (w *walk) stream(e *Exchange, q *engineRequest) error {
@@ -201,9 +203,6 @@ func hasPrefix(tokens, prefix []int) bool {
 }
 
 func (w *walk) fanOut(e *Exchange, prompts [][]int) error {
-	if len(prompts) == 0 {
-		return fmt.Errorf("no token-id prompts")
-	}
 	if err := w.settle(prompts[0]); err != nil {
 		return err
 	}
