@@ -35,16 +35,27 @@ func (g *Generation) Decode(ctx context.Context, tokens []vocab.Token) (string, 
 	if i := g.usable(tokens); i < len(tokens) {
 		return "", fmt.Errorf("cannot decode token id %d: not in the vocabulary of %d", tokens[i], g.caps.VocabSize)
 	}
-	if g.r.Settings.SkipSpecial {
-		if err := g.e.learn(ctx, tokens); err != nil {
-			return "", err
-		}
-		tokens = g.e.specials.Load().without(tokens)
-		if len(tokens) == 0 {
-			return "", nil
-		}
+	if !g.r.Settings.SkipSpecial {
+		return g.e.detokenize(ctx, tokens, g.r.Header)
 	}
-	return g.e.detokenize(ctx, tokens, g.r.Header)
+	known := g.e.specials.Load()
+	shown := known.without(tokens)
+	if len(shown) == 0 {
+		return "", nil
+	}
+	text, err := g.e.detokenize(ctx, shown, g.r.Header)
+	if err != nil {
+		return "", err
+	}
+	if err := g.e.settle(ctx, known.unknown(shown), text); err != nil {
+		return "", err
+	}
+	if rest := known.without(shown); len(rest) == 0 {
+		return "", nil
+	} else if len(rest) < len(shown) { // the first time that these specials are seen
+		return g.e.detokenize(ctx, rest, g.r.Header)
+	}
+	return text, nil
 }
 
 func (e *Endpoint) detokenize(ctx context.Context, tokens []vocab.Token, header [][2]string) (string, error) {
@@ -158,8 +169,7 @@ const markup = "<>[]|｜"
 // the engine is asked: made to write it with special tokens skipped, it shows
 // no text if it is one. That is a step, once in the endpoint's life for each.
 func (e *Endpoint) learn(ctx context.Context, ids []vocab.Token) error {
-	known := e.specials.Load()
-	ids = known.unknown(ids)
+	ids = e.specials.Load().unknown(ids)
 	if len(ids) == 0 {
 		return nil
 	}
@@ -167,25 +177,57 @@ func (e *Endpoint) learn(ctx context.Context, ids []vocab.Token) error {
 	if err != nil {
 		return fmt.Errorf("cannot tell special tokens: %w", err)
 	}
-	for i, id := range ids {
-		k := ordinary
-		if strings.ContainsAny(text, markup) {
-			if k, err = e.kindOf(ctx, ids[i:i+1]); err != nil {
-				return fmt.Errorf("cannot tell special tokens: %w", err)
-			}
+	return e.settle(ctx, ids, text)
+}
+
+// settle does that for ids that are not known, given a text that holds those
+// of all of them.
+func (e *Endpoint) settle(ctx context.Context, ids []vocab.Token, text string) error {
+	known := e.specials.Load()
+	if !strings.ContainsAny(text, markup) {
+		for _, id := range ids {
+			known.set(id, ordinary)
 		}
-		known.set(id, k)
+		return nil
+	}
+	failed := make([]error, len(ids))
+	slots := make(chan struct{}, maxLooks)
+	var wait sync.WaitGroup
+	for i, id := range ids {
+		slots <- struct{}{}
+		wait.Go(func() {
+			defer func() {
+				if p := recover(); p != nil {
+					failed[i] = fmt.Errorf("panic: %v", p)
+				}
+				<-slots
+			}()
+			var k kind
+			if k, failed[i] = e.kindOf(ctx, id); failed[i] == nil {
+				known.set(id, k)
+			}
+		})
+	}
+	wait.Wait()
+	for _, err := range failed {
+		if err != nil {
+			return fmt.Errorf("cannot tell special tokens: %w", err)
+		}
 	}
 	return nil
 }
 
+// maxLooks is how many ids are looked at at a time: the engine writes them in
+// one step then.
+const maxLooks = 16
+
 // kindOf looks at one id.
-func (e *Endpoint) kindOf(ctx context.Context, id []vocab.Token) (kind, error) {
-	text, err := e.detokenize(ctx, id, nil)
+func (e *Endpoint) kindOf(ctx context.Context, id vocab.Token) (kind, error) {
+	text, err := e.detokenize(ctx, []vocab.Token{id}, nil)
 	if err != nil || !strings.ContainsAny(text, markup) || strings.Contains(text, "\uFFFD") {
 		return ordinary, err // a part of a character shows no text either
 	}
-	c, err := e.force(ctx, id[0], `,"ignore_eos":true,"skip_special_tokens":true`)
+	c, err := e.force(ctx, id, `,"ignore_eos":true,"skip_special_tokens":true`)
 	if err != nil || c.Text != "" {
 		return ordinary, err
 	}

@@ -68,10 +68,10 @@ func TestDecode(t *testing.T) {
 	}
 	f(false, ids(5, 1, 6, 0), " w5<|1|> w6<|0|>", 1, 0)
 	f(true, nil, "", 0, 0)
-	f(true, ids(5, 6, 10, 12), " w5 w6\uFFFD", 2, 0)
+	f(true, ids(5, 6, 10, 12), " w5 w6\uFFFD", 1, 0)
 	f(true, ids(5, 1, 7, 0), " w5 w7", 1+3+2+1, 2) // 5 is known; 1, 7 and 0 are looked at, two of them by a step
 	f(true, ids(0), "", 0, 0)
-	f(true, ids(13, 5), "<think> w5", 1+1+1+1, 1)
+	f(true, ids(13, 5), "<think> w5", 1+1+1, 1)
 	f(true, ids(11, 2, 2, 8), "[\uFFFD w8", 1+3+1+1, 1)
 	f(true, ids(5, 1, 6, 0, 13, 2, 11), " w5 w6<think>[\uFFFD", 1, 0)
 	g := e.Generate(Request{Body: []byte(`{}`)})

@@ -82,6 +82,9 @@ func (p *probing) tryEnds(ctx context.Context, candidates []vocab.Token) error {
 			p.eos = why
 		case c.Stop && !slices.Contains(p.caps.EOS, id):
 			p.caps.EOS = append(p.caps.EOS, id)
+			if c.HasReason {
+				p.caps.NamedEOS = append(p.caps.NamedEOS, id)
+			}
 		}
 	}
 	slices.Sort(p.caps.EOS)
@@ -170,6 +173,9 @@ func (e *Endpoint) isEnd(ctx context.Context, id vocab.Token) error {
 		}
 		caps := *old
 		caps.EOS = append(slices.Clone(old.EOS), id)
+		if c.HasReason {
+			caps.NamedEOS = append(slices.Clone(old.NamedEOS), id)
+		}
 		slices.Sort(caps.EOS)
 		if e.caps.CompareAndSwap(old, &caps) {
 			return nil

@@ -30,6 +30,7 @@ const (
 // the one in use changes at once and only if all went well.
 type probing struct {
 	*Endpoint
+	before string // the vocabulary's fingerprint at the last probe
 	caps   engine.Capabilities
 	prompt []vocab.Token // a short prompt's ids
 	rows   string        // why rows cannot be had; "" if they can
@@ -40,19 +41,18 @@ type probing struct {
 }
 
 // Probe finds out what the server can do, by trying. It takes about ten engine
-// steps of one token. An error means that the server does not answer or does
+// steps of one token, and once a few of several sequences. An error means that the server does not answer or does
 // not have the model; what was known before is kept then. A server that is not
 // vLLM is no error: nothing but passing through is available on it.
 func (e *Endpoint) Probe(ctx context.Context) (engine.Capabilities, error) {
-	p := &probing{Endpoint: New(e.c, e.model, e.options)}
+	p := &probing{Endpoint: New(e.c, e.model, e.options), before: e.caps.Load().Fingerprint}
+	p.specials.Store(e.specials.Load())
 	p.caps.URL = e.c.URL()
 	if err := p.run(ctx); err != nil {
 		return engine.Capabilities{}, fmt.Errorf("cannot probe %s: %w", e.c.URL(), err)
 	}
 	p.judge()
-	if old := e.caps.Load(); old.Fingerprint != p.caps.Fingerprint || old.Fingerprint == "" {
-		e.specials.Store(p.specials.Load())
-	}
+	e.specials.Store(p.specials.Load())
 	e.caps.Store(&p.caps)
 	return p.caps, nil
 }
@@ -72,7 +72,7 @@ func (p *probing) run(ctx context.Context) error {
 	}
 	p.caps.Dialect = "vllm"
 	for _, step := range []func(context.Context) error{
-		p.vocabulary, p.metrics, p.tokenPrompts, p.chatTokens, p.scaleOut, p.rowShape, p.endIDs,
+		p.vocabulary, p.metrics, p.tokenPrompts, p.chatTokens, p.scaleOut, p.rowShape, p.endIDs, p.marked,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -169,6 +169,9 @@ func (p *probing) vocabulary(ctx context.Context) error {
 		if _, err = refusal(err); err != nil {
 			return err
 		}
+	}
+	if p.caps.Fingerprint != p.before || p.before == "" {
+		p.specials.Store(&specials{}) // what is known is of another vocabulary
 	}
 	if len(p.prompt) == 0 {
 		if p.prompt, err = encode("Say hello."); err != nil {
@@ -392,6 +395,24 @@ func (p *probing) rowShape(ctx context.Context) error {
 		p.rows = pathGenerate + " does not return a row for every token with the token's own log-probability first"
 	}
 	return nil
+}
+
+// brackets is a text of the tokens with markup that answers are full of.
+const brackets = "a[i] = b[0]; c[\"k\"] = d['k']; <p>x</p> <br/> if a < b and c > d: e -> f => g <= h >= i != j | k || l << m >> n\n" +
+	"[] [1] [a, b] [[x]] ([y]) {[z]} [link](url) list[int] Vec<T> [x for x in y] <div class=\"a\"> <!-- --> [ ] [x] arr[] ...] >> <- ] [ > < </ />\n|a|b|\n|---|\n"
+
+// marked looks at tokens with markup before answers need them: in one go, where
+// a round would wait for an engine step.
+func (p *probing) marked(ctx context.Context) error {
+	if !p.caps.TokenPrompts || !p.caps.Detokenize {
+		return nil
+	}
+	ids, err := p.tokenize(ctx, []byte(p.named(`"prompt":%s,"add_special_tokens":false`, quoted(brackets))), nil)
+	if err == nil {
+		err = p.learn(ctx, ids)
+	}
+	_, err = refusal(err)
+	return err
 }
 
 // judge says which modes are available, and what would make the others so.

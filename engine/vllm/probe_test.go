@@ -114,6 +114,30 @@ func TestProbe(t *testing.T) {
 	}
 }
 
+// A second probe asks less: what is known of the tokens stays, as long as the
+// vocabulary does.
+func TestProbeAgain(t *testing.T) {
+	fk := server(t)
+	e := New(fk.client, "", Options{})
+	probe := func() (steps int) {
+		t.Helper()
+		before := len(fk.asked(pathCompletions))
+		if _, err := e.Probe(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		return len(fk.asked(pathCompletions)) - before
+	}
+	first, second := probe(), probe()
+	inner := fk.routes[pathTokenize]
+	fk.on(pathTokenize, func(b gjson.Result) (int, string) {
+		status, s := inner(b)
+		return status, strings.Replace(s, `"tokens":[`, `"tokens":[700,`, 1)
+	})
+	if third := probe(); second >= first || third <= second {
+		t.Errorf("%d, %d and %d steps", first, second, third)
+	}
+}
+
 // What a server lacks, and what is said of it.
 func TestProbeWithout(t *testing.T) {
 	type change func(fk *fake, o *Options)
