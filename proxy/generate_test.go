@@ -13,9 +13,11 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"paceline/engine"
 	"paceline/speculate"
+	"paceline/vocab"
 )
 
 var rewrite = flag.Bool("rewrite", false, "rewrite the golden files")
@@ -182,6 +184,22 @@ func TestEventByEvent(t *testing.T) {
 	if n := strings.Count(conn.got, "\r\ndata: "); n != 6 {
 		t.Errorf("%d chunks, want one an event: %s", n, conn.got)
 	}
+}
+
+func TestLimits(t *testing.T) {
+	target := &engine.Capabilities{MaxModelLen: 99, EOS: []vocab.Token{0, 1}, NamedEOS: []vocab.Token{1}}
+	f := func(s engine.Settings, ends, named []vocab.Token) {
+		t.Helper()
+		s.EOS, s.MaxTokens = target.EOS, 7
+		l := limits(&s, target)
+		if diff := cmp.Diff([][]vocab.Token{ends, named}, [][]vocab.Token{l.Ends, l.Named}, cmpopts.EquateEmpty()); diff != "" || l.MaxTokens != 7 || l.Context != 99 {
+			t.Errorf("%+v: %s", s, diff)
+		}
+	}
+	f(engine.Settings{}, []vocab.Token{0, 1}, []vocab.Token{1})
+	f(engine.Settings{StopTokenIDs: []vocab.Token{5, 0}}, []vocab.Token{5, 0, 0, 1}, []vocab.Token{5, 1})
+	f(engine.Settings{StopTokenIDs: []vocab.Token{5, 0}, IgnoreEOS: true}, []vocab.Token{5, 0}, []vocab.Token{5, 0})
+	f(engine.Settings{IgnoreEOS: true}, nil, nil)
 }
 
 // What the target is given, and what the log says.

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -119,7 +118,7 @@ func (j *journey) generate(ctx context.Context, fc *fasthttp.RequestCtx, chat bo
 		Target: target, Fields: dialect.Fields, Effective: dialect.Effective,
 	})
 	if err != nil {
-		return settingsError(err)
+		return err
 	}
 	body := request.For(target.Model)
 	if !decision.Speculate() {
@@ -150,14 +149,6 @@ func (j *journey) say(fc *fasthttp.RequestCtx, mode string, reason plan.Reason) 
 	if reason != "" {
 		fc.Response.Header.Set(headerReason, string(reason))
 	}
-}
-
-// settingsError is an error of plan.Decide, always the client's.
-func settingsError(err error) error {
-	if errors.As(err, new(*wire.Error)) {
-		return err
-	}
-	return wire.Invalid("", err.Error())
 }
 
 // fits refuses what the target is known to have no room for.
@@ -199,83 +190,4 @@ func (j *journey) admit(ctx context.Context) error {
 	case <-wait.C:
 		return busy{retryAfter: s.o.QueueWait}
 	}
-}
-
-// generation is what a speculated request needs beside its target.
-type generation struct {
-	pair    *pair
-	drafter int
-	request *wire.Request
-	target  speculate.Target
-	options speculate.Options
-}
-
-func (p *pair) generation(r *wire.Request, d plan.Decision, drafter int, asked wish, target *engine.Capabilities) *generation {
-	set := &d.Settings
-	limits := speculate.Limits{
-		MaxTokens: set.MaxTokens, MinTokens: set.MinTokens, Context: target.MaxModelLen,
-		Stop: set.Stop, IncludeStop: set.IncludeStop,
-	}
-	if !set.IgnoreEOS {
-		limits.Ends = append(limits.Ends, target.EOS...)
-	}
-	limits.Ends = append(slices.Clip(limits.Ends), set.StopTokenIDs...)
-	g := &generation{pair: p, drafter: drafter, request: r, options: speculate.Options{
-		Limits: limits, Drafter: p.Drafts[drafter].Drafter, Eager: p.Eager,
-	}}
-	if asked.length >= 0 {
-		g.options.Controller = speculate.NewFixed(asked.length, true)
-	} else {
-		g.options.Controller = p.Controller()
-	}
-	if costs := p.costs[drafter].Load(); costs != nil {
-		g.options.Costs = *costs
-	}
-	return g
-}
-
-// run generates the answer, and keeps what it teaches.
-func (g *generation) run(ctx context.Context, j *journey, emit func(speculate.Piece) error) (speculate.Result, error) {
-	result, err := speculate.Run(ctx, g.target, g.options, emit)
-	j.record.result, j.record.generated = result, result.Trace != nil
-	g.pair.costs[g.drafter].Store(&result.Costs)
-	return result, err
-}
-
-// whole answers in one piece.
-func (j *journey) whole(ctx context.Context, fc *fasthttp.RequestCtx, g *generation) error {
-	var text strings.Builder
-	result, err := g.run(ctx, j, func(p speculate.Piece) error {
-		j.first()
-		text.WriteString(p.Text)
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	fc.Response.Header.SetContentType("application/json")
-	fc.Response.SetBodyRaw(j.reply(g).Body(nil, text.String(), ending(&result), usage(&result), acceptance(&result)))
-	return nil
-}
-
-func (j *journey) reply(g *generation) *wire.Reply {
-	return wire.NewReply(g.request.Chat, j.record.id, time.Now().Unix(), g.pair.Name)
-}
-
-func ending(r *speculate.Result) wire.Ending {
-	return wire.Ending{Reason: r.Finish, StopString: r.StopString, StopToken: int(r.StopToken), HasStopToken: r.HasStopToken}
-}
-
-func usage(r *speculate.Result) wire.Usage {
-	return wire.Usage{Prompt: r.Prompt, Completion: r.Completion, Cached: r.Cached}
-}
-
-func acceptance(r *speculate.Result) wire.Acceptance {
-	a := wire.Acceptance{Drafted: r.Trace.Drafted, Accepted: r.Trace.Accepted}
-	for _, round := range r.Trace.Rounds {
-		if round.Drafted > 0 {
-			a.Steps++
-		}
-	}
-	return a
 }

@@ -8,8 +8,7 @@
 package plan
 
 import (
-	"bytes"
-	"encoding/json"
+	"errors"
 
 	"github.com/tidwall/gjson"
 
@@ -40,7 +39,7 @@ const (
 	Seed               Reason = "seed"                 // the engine's noise depends on more than seed and position
 	ThinkingBudget     Reason = "thinking_budget"      // the budget's state is lost between requests
 	BadWords           Reason = "bad_words"            // words of several tokens match within one request only
-	UnknownField       Reason = "unknown_field"        // a field that the dialect's table does not know
+	UnknownField       Reason = "unknown_field"        // a field that the dialect does not know, or not in this form
 	UnknownDefaults    Reason = "unknown_defaults"     // the target's own sampling settings are unknown, and only it may draw
 	TooLong            Reason = "too_long"             // the prompt is longer than speculation pays for
 	Overload           Reason = "overload"             // the target has no room for verification
@@ -130,7 +129,7 @@ func pass(r Reason) (Decision, error) { return Decision{Reason: r}, nil }
 // Decide looks, in this order, at: what the call is, what client and operator
 // switched, the draft, the target, the request's shape, its fields in their
 // order, its effective settings, and the load. The first that speaks against
-// it is the reason. An error is the client's: it names the field.
+// it is the reason. An error is a *wire.Error of Effective's, the client's fault.
 func Decide(in Input) (Decision, error) {
 	if r := in.circumstances(); r != "" {
 		return pass(r)
@@ -139,8 +138,11 @@ func Decide(in Input) (Decision, error) {
 		return pass(r)
 	}
 	settings, err := in.Effective(&in.Target, in.Request.Chat, in.Request.Root)
-	if err != nil {
+	if errors.As(err, new(*wire.Error)) {
 		return Decision{}, err
+	}
+	if err != nil {
+		return pass(UnknownField) // the target may understand it, or say what is wrong
 	}
 	greedy := settings.Known && settings.Temperature == 0
 	fanOutOnly, r := in.fields(greedy)
@@ -217,7 +219,7 @@ func (in *Input) fields(greedy bool) (fanOutOnly bool, _ Reason) {
 		switch {
 		case !known:
 			return false, UnknownField
-		case row.Rule == engine.Harmless || row.Rule == engine.Handled || row.Rule == engine.Carried || neutral(row, f.Value):
+		case row.Rule == engine.Harmless || row.Rule == engine.Handled || row.Rule == engine.Carried || row.NeutralAt(f.Value):
 		case row.Rule == engine.Sampled:
 			fanOutOnly = true
 		case row.Reason == string(Seed) && greedy:
@@ -263,34 +265,4 @@ func (in *Input) load() Reason {
 		return BreakEven
 	}
 	return ""
-}
-
-// neutral tells whether a value has no effect: null, or one of the row's
-// neutral values, numbers by value and everything else by its compact JSON.
-func neutral(row engine.Field, v gjson.Result) bool {
-	if v.Type == gjson.Null {
-		return true
-	}
-	if len(row.Neutral) == 0 {
-		return false
-	}
-	raw := v.Raw
-	if v.Type == gjson.JSON {
-		var b bytes.Buffer
-		if json.Compact(&b, []byte(raw)) != nil {
-			return false
-		}
-		raw = b.String()
-	}
-	for _, n := range row.Neutral {
-		if n == raw {
-			return true
-		}
-		if v.Type == gjson.Number {
-			if w := gjson.Parse(n); w.Type == gjson.Number && w.Num == v.Num {
-				return true
-			}
-		}
-	}
-	return false
 }

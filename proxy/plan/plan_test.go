@@ -32,6 +32,9 @@ var table = engine.Fields{
 // the defaults unknown.
 func effective(_ *engine.Capabilities, _ bool, body gjson.Result) (engine.Settings, error) {
 	t := body.Get("temperature")
+	if t.Type == gjson.JSON {
+		return engine.Settings{}, &engine.FieldError{Field: "temperature", Why: "not a number"}
+	}
 	if t.Type == gjson.String {
 		return engine.Settings{}, wire.Invalid("temperature", "temperature must be a number")
 	}
@@ -113,6 +116,8 @@ func TestPassThrough(t *testing.T) {
 	f(UnknownField, ready(true, chat+`,"new_field":1}`))
 	f(UnknownField, ready(true, chat+`,"new_field":null}`))
 	f(UnknownField, ready(true, chat+`,"stream":true,"stream_options":{"continuous_usage_stats":true}}`))
+
+	f(UnknownField, ready(true, chat+`,"temperature":[1]}`))
 
 	f(TooLong, with(func(in *Input) { in.Policy.MaxPrompt = 5 }))
 	ids := ready(false, `{"prompt":[1,2,3]}`)
