@@ -68,8 +68,8 @@ func TestProbeSimulated(t *testing.T) {
 	f := func(o simulate.Options, want string) {
 		t.Helper()
 		_, _, c := start(t, o)
-		got := fmt.Sprintf("%s %s len %d vocab %d block %d ids %v chat %v render %v detok %v scale-out %v cached %v prefix %v reasoning %v max %d top %d eos %v", c.Dialect, c.Model,
-			c.MaxModelLen, c.VocabSize, c.BlockSize, c.TokenPrompts, c.ChatTokens, c.RenderChat, c.Detokenize, c.ScaleOut, c.CachedTokens, c.PrefixCache, c.Reasoning, c.MaxTokens, c.MaxLogprobs, c.EOS)
+		got := fmt.Sprintf("%s %s len %d vocab %d block %d ids %v chat %v render %v detok %v scale-out %v cached %v prefix %v reasoning %v max %d top %d eos %v named %v", c.Dialect, c.Model,
+			c.MaxModelLen, c.VocabSize, c.BlockSize, c.TokenPrompts, c.ChatTokens, c.RenderChat, c.Detokenize, c.ScaleOut, c.CachedTokens, c.PrefixCache, c.Reasoning, c.MaxTokens, c.MaxLogprobs, c.EOS, c.NamedEOS)
 		for _, m := range c.Modes {
 			if !m.OK {
 				got += " no " + m.Mode
@@ -80,12 +80,12 @@ func TestProbeSimulated(t *testing.T) {
 		}
 	}
 	const all = "ids true chat true render true detok true scale-out true cached true prefix true reasoning false"
-	f(simulate.Options{}, "vllm target len 2048 vocab 2048 block 16 "+all+" max 0 top 20 eos [0]")
-	f(simulate.Options{Runner: simulate.V2, BlockSize: 32, MaxModelLen: 512, MaxLogprobs: 5, EOS: []vocab.Token{0, 3}, Name: "big"}, "vllm big len 512 vocab 2048 block 32 "+all+" max 0 top 5 eos [0 3]")
-	f(simulate.Options{MaxLogprobs: 2}, "vllm target len 2048 vocab 2048 block 16 "+all+" max 0 top 2 eos [0] no score")
-	f(simulate.Options{NoScaleOut: true}, "vllm target len 2048 vocab 2048 block 16 "+strings.Replace(all, "scale-out true", "scale-out false", 1)+" max 0 top 0 eos [0] no score")
-	f(simulate.Options{NoCachedTokens: true}, "vllm target len 2048 vocab 2048 block 16 "+strings.Replace(all, "cached true", "cached false", 1)+" max 0 top 20 eos [0] no score")
-	f(simulate.Options{NoPrefixCache: true}, "vllm target len 2048 vocab 2048 block 16 "+strings.Replace(all, "prefix true", "prefix false", 1)+" max 0 top 20 eos [0] no score no fan-out")
+	f(simulate.Options{}, "vllm target len 2048 vocab 2048 block 16 "+all+" max 0 top 20 eos [0] named []")
+	f(simulate.Options{Runner: simulate.V2, BlockSize: 32, MaxModelLen: 512, MaxLogprobs: 5, EOS: []vocab.Token{0, 3}, Name: "big"}, "vllm big len 512 vocab 2048 block 32 "+all+" max 0 top 5 eos [0 3] named [3]")
+	f(simulate.Options{MaxLogprobs: 2}, "vllm target len 2048 vocab 2048 block 16 "+all+" max 0 top 2 eos [0] named [] no score")
+	f(simulate.Options{NoScaleOut: true}, "vllm target len 2048 vocab 2048 block 16 "+strings.Replace(all, "scale-out true", "scale-out false", 1)+" max 0 top 0 eos [0] named [] no score")
+	f(simulate.Options{NoCachedTokens: true}, "vllm target len 2048 vocab 2048 block 16 "+strings.Replace(all, "cached true", "cached false", 1)+" max 0 top 20 eos [0] named [] no score")
+	f(simulate.Options{NoPrefixCache: true}, "vllm target len 2048 vocab 2048 block 16 "+strings.Replace(all, "prefix true", "prefix false", 1)+" max 0 top 20 eos [0] named [] no score no fan-out")
 }
 
 // The server's own settings are the request's where it gives none.
