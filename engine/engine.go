@@ -45,7 +45,7 @@ type Capabilities struct {
 
 	EOS      []vocab.Token    `json:"eos,omitempty"`       // ids that end an answer; empty: unknown
 	NamedEOS []vocab.Token    `json:"named_eos,omitempty"` // those of them that the engine names as the stop reason
-	Defaults *json.RawMessage `json:"defaults,omitempty"` // the server's own sampling parameters; nil: unknown
+	Defaults *json.RawMessage `json:"defaults,omitempty"`  // the server's own sampling parameters; nil: unknown
 
 	Fingerprint string `json:"fingerprint,omitempty"` // of the vocabulary; "" unknown
 

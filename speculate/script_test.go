@@ -75,7 +75,7 @@ func play(t *testing.T, script string) string {
 		case "", "#":
 			continue
 		case "limits":
-			limits = Limits{MaxTokens: num(args["max"]), MinTokens: num(args["min"]), Context: num(args["context"]), Ends: ids(args["ends"])}
+			limits = Limits{MaxTokens: num(args["max"]), MinTokens: num(args["min"]), Context: num(args["context"]), Ends: ids(args["ends"]), AnyPrompt: args["anyprompt"] != ""}
 			continue
 		case "eager":
 			eager = true

@@ -25,6 +25,11 @@ type Limits struct {
 	// Named are those among Ends that the engine names as the reason for which
 	// it stopped (vLLM: all but the tokenizer's own end of sequence).
 	Named []vocab.Token
+	// AnyPrompt says that the prompt came as token ids and may end inside a
+	// character. What an engine shows then belongs to its own stream alone
+	// (vLLM 0.32 puts the whole prompt's text in front), so round 0 is not left
+	// before it has shown something.
+	AnyPrompt bool
 	// Stop are the strings at which the text ends; IncludeStop keeps the string
 	// in the text.
 	Stop        []string
@@ -72,6 +77,7 @@ type Session struct {
 	finish string
 	stop   verify.Choice // the token that ended the answer, if one did
 
+	spoken  bool          // round 0 has shown text
 	prompt  []vocab.Token // known from the first chunk of round 0 on; nil: no rounds
 	answer  []vocab.Token // the committed tokens; only commit appends to it
 	limit   int           // tokens that the answer may have; set with the prompt
@@ -223,7 +229,7 @@ func (s *Session) openStream(r *Ready) {
 // itself does not. An eager session wants the first token only. 0: no limit,
 // because the draft's time is unknown or rounds are not wanted.
 func (s *Session) entry() int {
-	if s.phase != phaseStart || !s.drafter || s.limits.MinTokens > 0 {
+	if s.phase != phaseStart || !s.drafter || s.limits.MinTokens > 0 || s.limits.AnyPrompt {
 		return 0
 	}
 	if s.control.Length(View{Left: s.limits.MaxTokens, Plain: true, Costs: s.costs}) == 0 {
@@ -244,7 +250,7 @@ func (s *Session) entry() int {
 
 // mayRound tells whether rounds are possible here at all.
 func (s *Session) mayRound() bool {
-	return s.drafter && s.prompt != nil && len(s.answer) >= s.draftAgain && s.verifyFailures < verifyFailuresMax
+	return s.drafter && s.prompt != nil && (s.spoken || !s.limits.AnyPrompt) && len(s.answer) >= s.draftAgain && s.verifyFailures < verifyFailuresMax
 }
 
 // length is the draft length for the next round at this length of the answer:
@@ -310,6 +316,7 @@ func (s *Session) delivered(c Chunk) {
 	if c.Prompt != nil && s.prompt == nil {
 		s.begin(c.Prompt)
 	}
+	s.spoken = s.spoken || c.Text != ""
 	if len(c.Tokens) > 0 || c.Text != "" {
 		commit := Commit{Tokens: c.Tokens, Text: c.Text, Source: s.source}
 		if c.Finish == "stop" && !s.limits.IncludeStop {
