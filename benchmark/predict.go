@@ -41,22 +41,23 @@ func Predict(survival []float64, c Costs) float64 {
 	return ratio(Expected(survival)*float64(c.Token), float64(round))
 }
 
-// PredictAnswers is the same for answers that begin and end: of each, the
-// tokens after the first take an entry (the rest of the step that plain
-// streaming had begun, less the draft that is made meanwhile) and then whole
-// rounds; the last one yields half of its tokens on average.
+// PredictAnswers is the same for answers that begin and end: the second token
+// of each comes at the plain pace, while the first draft is made, and of the
+// last round half of the tokens on average are of no use.
 func PredictAnswers(survival []float64, c Costs, tokens []int) float64 {
 	e := Expected(survival)
-	round := float64(time.Duration(len(survival))*c.Draft + c.Pass + c.Rest)
-	entry := float64(max(c.Token-time.Duration(len(survival))*c.Draft, 0))
+	draft := float64(time.Duration(len(survival)) * c.Draft)
+	round := draft + float64(c.Pass+c.Rest)
 	plain, proxied := 0.0, 0.0
 	for _, n := range tokens {
 		if n < 2 {
 			continue
 		}
 		plain += float64(n-1) * float64(c.Token)
-		rounds := (float64(n-1) + (e-1)/2) / e
-		proxied += entry + rounds*round
+		proxied += float64(c.Token)
+		if n > 2 {
+			proxied += (float64(n-2)+(e-1)/2)/e*round - draft
+		}
 	}
 	return ratio(plain, proxied)
 }

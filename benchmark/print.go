@@ -4,7 +4,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"text/tabwriter"
 )
@@ -30,16 +32,28 @@ func (r *Report) Print(out io.Writer) {
 	w.Flush()
 
 	fmt.Fprintf(out, "\ndecode speed-up     %.2fx (pairs: p10 %.2f, median %.2f, p90 %.2f)\n", r.Speedup, r.PairSpeedupP10, r.PairSpeedupP50, r.PairSpeedupP90)
-	fmt.Fprintf(out, "predicted           %.2fx = E·t_ar/(K·t_d + t_v + τ), an endless answer; %.2fx with the beginnings and ends of these\n", r.Predicted, r.PredictedAnswers)
-	fmt.Fprintf(out, "  measured          E %.2f, t_ar %.1f ms, t_d %.2f ms, t_v %.1f ms, τ %.1f ms\n", Expected(r.Survival), r.Parts.Token, r.Parts.Draft, r.Parts.Pass, r.Parts.Rest)
+	fmt.Fprintf(out, "predicted           %.2fx = E·t_ar/(K·t_d + t_v + τ), the rate of an endless answer; %.2fx with the beginnings and ends of these\n", r.Predicted, r.PredictedAnswers)
+	fmt.Fprintf(out, "  from              E %.2f, t_ar %.1f ms, t_d %.2f ms, t_v %.1f ms, τ %.1f ms\n", Expected(r.Survival), r.Parts.Token, r.Parts.Draft, r.Parts.Pass, r.Parts.Rest)
+	if r.ByProfile > 0 {
+		fmt.Fprintf(out, "  by the profiles   %.2fx: their own t_ar, t_d, t_v and network, and nothing for the proxy\n", r.ByProfile)
+	}
 	fmt.Fprintf(out, "acceptance          %.3f of judged draft tokens; survival by position %s\n", r.Acceptance, fractions(r.Survival))
-	fmt.Fprintf(out, "tokens per round    %.2f in %d rounds (%d of them verified in another way than planned)\n", r.TokensPerRound, r.Rounds, r.Fallbacks)
+	fmt.Fprintf(out, "tokens per round    %.2f in %d rounds%s\n", r.TokensPerRound, r.Rounds, r.fallbacks())
 	fmt.Fprintf(out, "target passes       %.3f a token\n", r.PassesPerToken)
 	if r.PassedThrough > 0 {
 		fmt.Fprintf(out, "passed through      %d of %d answers\n", r.PassedThrough, r.Pairs)
 	}
 	fmt.Fprintf(out, "equal answers       %.1f %%%s\n", 100*r.Equal, r.differences())
 	fmt.Fprintln(out, "\ntime per output token = (last token − first token)/(completion tokens − 1); decode tokens/s = sum of (completion tokens − 1)/sum of those times")
+}
+
+// fallbacks counts the rounds that were verified in another way than planned.
+func (r *Report) fallbacks() string {
+	text := ""
+	for _, reason := range slices.Sorted(maps.Keys(r.Fallbacks)) {
+		text += fmt.Sprintf(", %d not as planned (%s)", r.Fallbacks[reason], reason)
+	}
+	return text
 }
 
 // differences shows where the first answers that differ part.

@@ -1,30 +1,31 @@
 package benchmark
 
 // Prompts are the built-in questions, in the fields that the built-in models
-// were trained in. Those with long answers come first: decode speed is a rate
-// over an answer, and a short answer is mostly its beginning and its end.
+// were trained in. The long answers come first: decode speed is a rate over an
+// answer, and a short one is mostly its beginning and its end; and lanes that
+// are done early then take short ones.
 func Prompts() []string {
 	return append([]string(nil), prompts...)
 }
 
 var prompts = []string{
 	"Tell me a long story about a fox named Mia.",
-	"How do I bake a cake with plums?",
-	"Write a long story about a bear named Otto.",
-	"Repeat this text:\n\nSpeculative decoding pairs a small draft model with a large target model. The draft proposes a few tokens, and the target checks all of them in a single pass.",
-	"Write a short story about an owl named Lena.",
-	"Give me a recipe for a cake with cherries.",
-	"Tell me a bedtime story about Hugo the hedgehog.",
-	"Copy the following text:\n\nWeather report for Oslo, Monday: expect snow during the day, with about -3 degrees in the afternoon and -9 degrees at night. Wear boots and a warm coat.",
 	"I would like a long story about a turtle and a golden bell.",
-	"Write the multiplication table of 7.",
-	"I have some pears. What can I bake?",
+	"Write a short story about an owl named Lena.",
+	"Tell me a bedtime story about Hugo the hedgehog.",
 	"Replace Mia by Zoe in this text:\n\nOnce upon a time there was a brave fox named Mia. Mia lived near the lighthouse and knew every path around it.",
 	"Tell me a story about an otter called Finn.",
-	"Write a Python function that can multiply two numbers.",
-	"Write a Go struct for lemons.",
-	"Give me a JSON object for a user named Ada, aged 34, from Lisbon.",
+	"How do I bake a cake with plums?",
+	"Give me a recipe for a cake with cherries.",
 	"How does speculative decoding work?",
+	"Write the multiplication table of 7.",
+	"Write a Go struct for lemons.",
+	"Write a Python function that can multiply two numbers.",
+	"Write a long story about a bear named Otto.",
+	"Repeat this text:\n\nSpeculative decoding pairs a small draft model with a large target model. The draft proposes a few tokens, and the target checks all of them in a single pass.",
+	"Copy the following text:\n\nWeather report for Oslo, Monday: expect snow during the day, with about -3 degrees in the afternoon and -9 degrees at night. Wear boots and a warm coat.",
+	"I have some pears. What can I bake?",
+	"Give me a JSON object for a user named Ada, aged 34, from Lisbon.",
 	"Write a Go function that can add two numbers.",
 	"Count from 5 to 24.",
 	"Write JSON for Omar, age 51, city Nairobi.",

@@ -11,19 +11,23 @@ import (
 // for what the wire does not tell: survival by position and times.
 type Recorder struct {
 	length int
+	forced bool
 
 	mu     sync.Mutex // guards what follows
 	rounds []speculate.Round
 	on     bool
 }
 
-// NewRecorder returns a recorder whose controllers draft length tokens in
-// every round, whatever they observe: the comparison is about that length.
-func NewRecorder(length int) *Recorder { return &Recorder{length: length} }
+// NewRecorder returns a recorder whose controllers draft length tokens a round
+// and, as in the proxy, step back to plain streaming where that is slower;
+// forced ones never do, for the cost of a length that does not pay.
+func NewRecorder(length int, forced bool) *Recorder {
+	return &Recorder{length: length, forced: forced}
+}
 
 // Controller makes the controller of one generation.
 func (r *Recorder) Controller() speculate.Controller {
-	return recording{speculate.NewFixed(r.length, true), r}
+	return recording{speculate.NewFixed(r.length, r.forced), r}
 }
 
 // Start begins to record; rounds before it (of the warm-up) are forgotten.

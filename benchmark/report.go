@@ -42,31 +42,31 @@ type Report struct {
 	Different []int   `json:"different"` // prompts whose answers were not
 	TTFTRatio float64 `json:"ttft_ratio"`
 
-	Acceptance      float64   `json:"acceptance"` // share of judged draft tokens that were right
-	TokensPerRound  float64   `json:"tokens_per_round"`
-	PassesPerToken  float64   `json:"target_passes_per_token"`
-	Survival        []float64 `json:"survival"`
-	Rounds          int       `json:"rounds"`
-	Fallbacks       int       `json:"fallback_rounds"` // verified in another way than planned
-	Mode            string    `json:"mode"`
-	PassedThrough   int       `json:"passed_through"`
-	PairSpeedupP10  float64   `json:"pair_speedup_p10"`
-	PairSpeedupP50  float64   `json:"pair_speedup_p50"`
-	PairSpeedupP90  float64   `json:"pair_speedup_p90"`
-	PlainPerSecond  float64   `json:"plain_tokens_per_second"`
-	TokensPerSecond float64   `json:"tokens_per_second"`
-	Plain           Side      `json:"plain"`
-	Proxied         Side      `json:"proxied"`
+	Acceptance      float64        `json:"acceptance"` // share of judged draft tokens that were right
+	TokensPerRound  float64        `json:"tokens_per_round"`
+	PassesPerToken  float64        `json:"target_passes_per_token"`
+	Survival        []float64      `json:"survival"`
+	Rounds          int            `json:"rounds"`
+	Fallbacks       map[string]int `json:"fallback_rounds"` // verified in another way than planned, by reason
+	Mode            string         `json:"mode"`
+	PassedThrough   int            `json:"passed_through"`
+	PairSpeedupP10  float64        `json:"pair_speedup_p10"`
+	PairSpeedupP50  float64        `json:"pair_speedup_p50"`
+	PairSpeedupP90  float64        `json:"pair_speedup_p90"`
+	PlainPerSecond  float64        `json:"plain_tokens_per_second"`
+	TokensPerSecond float64        `json:"tokens_per_second"`
+	Plain           Side           `json:"plain"`
+	Proxied         Side           `json:"proxied"`
 
 	Predicted        float64 `json:"predicted_speedup"`           // of an endless answer
 	PredictedAnswers float64 `json:"predicted_speedup_with_ends"` // of these answers
+	ByProfile        float64 `json:"predicted_speedup_by_profile,omitempty"`
 	Parts            Parts   `json:"parts_ms"`
 
 	Samples []Pair `json:"samples"`
 }
 
-// Parts are the measured times of what a round is made of, in milliseconds,
-// and what the prediction is made from.
+// Parts are what the prediction is made from, in milliseconds.
 type Parts struct {
 	Token float64 `json:"t_ar"`
 	Draft float64 `json:"t_d"`
@@ -74,10 +74,19 @@ type Parts struct {
 	Rest  float64 `json:"tau"`
 }
 
-// NewReport adds up a run. own are a built-in engine's own costs, without
-// network or proxy; zero takes the measured ones.
-func NewReport(setup Setup, pairs []Pair, rounds []speculate.Round, took time.Duration) *Report {
-	r := &Report{Setup: setup, Seconds: took.Seconds(), Pairs: len(pairs), Samples: pairs, Rounds: len(rounds), Different: []int{}}
+// Run is what a run measured.
+type Run struct {
+	Pairs  []Pair
+	Rounds []speculate.Round
+	Took   time.Duration
+	// Own are the engines' own times, if known; Rest is then their network's.
+	Own Costs
+}
+
+// NewReport adds up a run.
+func NewReport(setup Setup, run Run) *Report {
+	pairs, rounds := run.Pairs, run.Rounds
+	r := &Report{Setup: setup, Seconds: run.Took.Seconds(), Pairs: len(pairs), Samples: pairs, Rounds: len(rounds), Different: []int{}, Fallbacks: map[string]int{}}
 	var plain, proxied []Sample
 	var speedups []float64
 	var tokens []int
@@ -107,7 +116,7 @@ func NewReport(setup Setup, pairs []Pair, rounds []speculate.Round, took time.Du
 	r.TTFTRatio = ratio(r.Proxied.FirstP50, r.Plain.FirstP50)
 	r.PairSpeedupP10, r.PairSpeedupP50, r.PairSpeedupP90 = quantile(speedups, .1), quantile(speedups, .5), quantile(speedups, .9)
 	r.addRounds(rounds)
-	r.predict(rounds, tokens)
+	r.predict(rounds, tokens, run.Own)
 	return r
 }
 
@@ -120,7 +129,7 @@ func (r *Report) addRounds(rounds []speculate.Round) {
 		accepted += round.Accepted
 		emitted += round.Emitted
 		if round.Fallback != "" {
-			r.Fallbacks++
+			r.Fallbacks[round.Fallback]++
 		}
 	}
 	r.Survival = trace.Survival()
@@ -131,16 +140,19 @@ func (r *Report) addRounds(rounds []speculate.Round) {
 	r.PassesPerToken = ratio(float64(len(rounds)+streamed), float64(r.Proxied.Tokens))
 }
 
-// predict puts the measured survival and times into the formula. t_ar is the
-// plain side's; t_d and t_v are measured around the calls, so that τ is what
-// remains of a round.
-func (r *Report) predict(rounds []speculate.Round, tokens []int) {
+// predict puts the measured survival and times into the formula. What a round
+// takes is measured around its calls. own are an engine's own times, where they
+// are known (a built-in engine's profile): then τ is what the round took beyond
+// them; otherwise it is in t_d and t_v.
+func (r *Report) predict(rounds []speculate.Round, tokens []int, own Costs) {
 	var drafting, passing time.Duration
 	drafted := 0
 	for _, round := range rounds {
-		drafting += round.DraftTime
+		if round.DraftTime > 0 { // not made beside plain streaming
+			drafting += round.DraftTime
+			drafted += round.Drafted
+		}
 		passing += round.VerifyTime
-		drafted += round.Drafted
 	}
 	if len(rounds) == 0 || drafted == 0 || r.PlainPerSecond == 0 {
 		return
@@ -149,6 +161,11 @@ func (r *Report) predict(rounds []speculate.Round, tokens []int) {
 		Token: time.Duration(float64(time.Second) / r.PlainPerSecond),
 		Draft: drafting / time.Duration(drafted),
 		Pass:  passing / time.Duration(len(rounds)),
+	}
+	if k := time.Duration(len(r.Survival)); own.Pass > 0 {
+		c.Rest = max(k*c.Draft+c.Pass-k*own.Draft-own.Pass, 0)
+		c.Draft, c.Pass = own.Draft, own.Pass
+		r.ByProfile = Predict(r.Survival, own)
 	}
 	r.Parts = Parts{Token: milliseconds(c.Token), Draft: milliseconds(c.Draft), Pass: milliseconds(c.Pass), Rest: milliseconds(c.Rest)}
 	r.Predicted = Predict(r.Survival, c)

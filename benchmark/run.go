@@ -123,8 +123,8 @@ func Warm(ctx context.Context, p Plan) error {
 	var wait sync.WaitGroup
 	for n, lane := range p.Lanes {
 		wait.Go(func() {
-			for _, way := range []Way{lane.Target, lane.Proxy} {
-				if _, err := ask(ctx, way.Client, p.question(lane, way.Model, "Count from 1 to 5.", p.Seed+"-warm-"+way.Client.URL(), 8)); err != nil {
+			for i, way := range []Way{lane.Target, lane.Proxy} {
+				if _, err := ask(ctx, way.Client, p.question(lane, way.Model, "Count from 1 to 5.", fmt.Sprintf("%s-warm-%d-%d", p.Seed, n, i), 8)); err != nil {
 					errs[n] = err
 					return
 				}
