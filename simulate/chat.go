@@ -220,8 +220,7 @@ func (w *chatWriter) logprobs(rows []vllm.Row) *vllm.ChatLogprobs {
 
 // body is the whole answer at once.
 func (w *chatWriter) body(deltas []delta) vllm.ChatBody {
-	print := fingerprint
-	b := vllm.ChatBody{Head: w.head, Fingerprint: &print, PromptLogprobs: w.g.seqs[0].promptRows()}
+	b := vllm.ChatBody{Head: w.head, Fingerprint: pointer(fingerprint), PromptLogprobs: w.g.seqs[0].promptRows()}
 	tokens := make([]int, len(deltas))
 	for i, d := range deltas {
 		tokens[i] = len(d.tokens)

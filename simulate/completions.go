@@ -177,8 +177,7 @@ func (w *completionWriter) logprobs(rows []vllm.Row, index, offset int) (*vllm.C
 
 // body is the whole answer at once.
 func (w *completionWriter) body(deltas []delta) vllm.CompletionBody {
-	print := fingerprint
-	b := vllm.CompletionBody{Head: w.head, Fingerprint: &print}
+	b := vllm.CompletionBody{Head: w.head, Fingerprint: pointer(fingerprint)}
 	counts := vllm.Counts{}
 	for i, d := range deltas {
 		q := w.g.seqs[i]

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -120,7 +121,7 @@ func TestRunAhead(t *testing.T) {
 	eventually(t, 5*time.Second, "aborted", func() bool { return s.Stats().Aborted == 1 })
 	status, text := post(t, s, "/v1/completions", `{"prompt":[`+list(prompt)+`],"max_tokens":200,"ignore_eos":true,"temperature":0,"return_token_ids":true}`)
 	a := decode[answer](t, status, text)
-	whole := append(prompt, a.Choices[0].TokenIDs...)
+	whole := slices.Concat(prompt, a.Choices[0].TokenIDs)
 	status, text = post(t, s, "/v1/completions", `{"prompt":[`+list(whole)+`],"max_tokens":1,"temperature":0}`)
 	b := decode[answer](t, status, text)
 	if b.cached() < len(whole)-16 {

@@ -49,7 +49,7 @@ func (g *gate) Accept() (net.Conn, error) {
 			g.mu.Unlock()
 			return c, nil
 		case err == nil: // shut in the meantime
-			conn.Close()
+			_ = conn.Close()
 		case !g.closed && g.inner == inner:
 			g.mu.Unlock()
 			return nil, err

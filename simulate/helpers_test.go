@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"paceline/simulate/lm"
+
 	"go.uber.org/goleak"
 )
 
@@ -85,4 +87,14 @@ func readAnswer(t testing.TB, r *bufio.Reader) (status int, text string) {
 		t.Fatal(err)
 	}
 	return w.StatusCode, string(b)
+}
+
+// draftModel is the small model, for tests in which the weights do not matter.
+func draftModel(t testing.TB) *lm.Model {
+	t.Helper()
+	m, err := lm.Draft()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
 }

@@ -135,7 +135,8 @@ func float(v float64) string {
 // Stats are counters of a running engine.
 type Stats struct {
 	Steps            int64 // engine steps finished
-	ComputedTokens   int64 // tokens computed in them
+	ComputedTokens   int64 // tokens computed in them, by the scheduler's count
+	ForwardedTokens  int64 // tokens that went through the model: fewer with a memo
 	PromptTokens     int64 // of admitted sequences
 	CachedTokens     int64 // of these, found in the prefix cache
 	GeneratedTokens  int64
@@ -150,7 +151,7 @@ type Stats struct {
 func (s *Server) Stats() Stats {
 	c := &s.loop.counts
 	st := Stats{
-		Steps: c.steps.Load(), ComputedTokens: c.computed.Load(), PromptTokens: c.prompt.Load(), CachedTokens: c.cached.Load(),
+		Steps: c.steps.Load(), ComputedTokens: c.computed.Load(), ForwardedTokens: c.forwarded.Load(), PromptTokens: c.prompt.Load(), CachedTokens: c.cached.Load(),
 		GeneratedTokens: c.generated.Load(), Finished: c.finished.Load(), Aborted: c.aborted.Load(),
 		Running: s.loop.running.Load(), Waiting: s.loop.waiting.Load(),
 		Connections: s.listen.count(), Requests: map[string]int{},

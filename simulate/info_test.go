@@ -40,12 +40,12 @@ func TestMetrics(t *testing.T) {
 			t.Errorf("no %s", want)
 		}
 	}
-	real := string(read(t, "metrics.resp.txt"))
+	recorded := string(read(t, "metrics.resp.txt"))
 	label := regexp.MustCompile(`(\w+)="`)
 	for _, line := range strings.Split(string(text), "\n") {
 		if strings.HasPrefix(line, "vllm:cache_config_info{") {
 			for _, m := range label.FindAllStringSubmatch(line, -1) {
-				if !strings.Contains(real, m[1]+`="`) {
+				if !strings.Contains(recorded, m[1]+`="`) {
 					t.Errorf("the real server has no label %s", m[1])
 				}
 			}
@@ -135,4 +135,25 @@ func TestCloseInTheMiddle(t *testing.T) {
 			t.Error("a whole answer from a closed server")
 		}
 	}
+}
+
+// TestKey: with a key, the endpoints that generate want it and the others do
+// not.
+func TestKey(t *testing.T) {
+	s := start(t, Options{Key: "secret"})
+	f := func(path, authorization string, want int) {
+		t.Helper()
+		status, _, text := call(t, s, http.MethodGet, path, nil, map[string]string{"Authorization": authorization})
+		if status != want || status == 401 && string(text) != `{"error":"Unauthorized"}` {
+			t.Errorf("%s with %q: %d %s, want %d", path, authorization, status, text, want)
+		}
+	}
+	f("/v1/models", "", 401)
+	f("/v1/models", "Bearer wrong", 401)
+	f("/v1/models", "secret", 401)
+	f("/v1/models", "Bearer secret", 200)
+	f("/v1/models", "bearer secret", 200)
+	f("/inference/v1/generate", "", 401)
+	f("/health", "", 200)
+	f("/metrics", "", 200)
 }

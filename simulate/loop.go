@@ -37,8 +37,8 @@ type loop struct {
 
 // counts are the engine's counters.
 type counts struct {
-	steps, computed, prompt, cached, generated, aborted, finished atomic.Int64
-	buckets                                                       [len(stepBuckets) + 1]atomic.Int64
+	steps, computed, forwarded, prompt, cached, generated, aborted, finished atomic.Int64
+	buckets                                                                  [len(stepBuckets) + 1]atomic.Int64
 }
 
 // stepBuckets are the histogram's bounds of tokens in a step.
@@ -340,6 +340,9 @@ func (p *pass) add(w *batch.Work) {
 func (p *pass) flush() {
 	if len(p.work) == 0 {
 		return
+	}
+	for _, span := range p.spans {
+		p.l.counts.forwarded.Add(int64(len(span.Tokens)))
 	}
 	logits := p.l.o.Model.Forward(p.spans)
 	for i, w := range p.work {

@@ -76,6 +76,9 @@ type Options struct {
 
 	// FaultsOverHTTP opens POST and DELETE /simulate/faults.
 	FaultsOverHTTP bool
+	// Key guards /v1 and /inference: without it in the Authorization header
+	// they answer 401 ("": open).
+	Key string
 	// KeepAlive is how long an idle connection stays open (5 s).
 	KeepAlive time.Duration
 }

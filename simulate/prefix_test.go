@@ -95,6 +95,21 @@ func TestSteps(t *testing.T) {
 	f(Options{JoinLists: true, StepTokens: 30}, 1, 2)
 }
 
+// TestScoreSteps: a score call is one step, however long the draft.
+func TestScoreSteps(t *testing.T) {
+	s := start(t, Options{BlockSize: 16})
+	prompt := longPrompt(100)
+	post(t, s, "/v1/completions", `{"prompt":[`+list(prompt[:90])+`],"max_tokens":1,"temperature":0}`)
+	for _, k := range []int{1, 4, 10} {
+		before := s.Stats()
+		post(t, s, scorePath, score(prompt[:90+k], `,"detokenize":false`))
+		after := s.Stats()
+		if steps, tokens := after.Steps-before.Steps, after.ComputedTokens-before.ComputedTokens; steps != 1 || tokens != int64(90+k-80) {
+			t.Errorf("a draft of %d takes %d steps and %d tokens, want 1 and %d", k, steps, tokens, 90+k-80)
+		}
+	}
+}
+
 // TestWithoutCache: the switches of the prefix cache.
 func TestWithoutCache(t *testing.T) {
 	body := `{"prompt":[` + list(longPrompt(100)) + `],"max_tokens":1,"temperature":0}`
@@ -116,8 +131,8 @@ func TestWithoutCache(t *testing.T) {
 // TestEviction: a small cache forgets what was used longest ago and goes on
 // giving right answers.
 func TestEviction(t *testing.T) {
-	small := start(t, Options{BlockSize: 16, CacheTokens: 2048 + 64})
-	large := start(t, Options{BlockSize: 16})
+	small := start(t, Options{Model: draftModel(t), BlockSize: 16, CacheTokens: 2048 + 64})
+	large := start(t, Options{Model: draftModel(t), BlockSize: 16})
 	for round := range 3 {
 		for i := range 4 {
 			prompt := longPrompt(700)
@@ -140,8 +155,8 @@ func TestEviction(t *testing.T) {
 // TestPreemption: sequences that lose their blocks start again and end as they
 // would have.
 func TestPreemption(t *testing.T) {
-	s := start(t, Options{BlockSize: 16, CacheTokens: 2064})
-	alone := start(t, Options{BlockSize: 16})
+	s := start(t, Options{Model: draftModel(t), BlockSize: 16, CacheTokens: 2064})
+	alone := start(t, Options{Model: draftModel(t), BlockSize: 16})
 	prompts := make([]string, 6)
 	for i := range prompts {
 		p := longPrompt(300)

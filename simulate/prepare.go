@@ -171,4 +171,6 @@ func (s *Server) track(g *generation, ids []string) (untrack func()) {
 	}
 }
 
+func pointer[T any](v T) *T { return &v }
+
 func unix() int64 { return time.Now().Unix() }

@@ -143,9 +143,9 @@ func readStream(t testing.TB, status int, text string) (ids []vocab.Token, conte
 func TestVerification(t *testing.T) {
 	for _, block := range []int{1, 16, 32} {
 		s := start(t, Options{BlockSize: block, Garbage: Garbage{NaN: -1}})
-		for _, c := range references(t)[:8] {
+		for _, c := range references(t)[:5] {
 			answer := c.Target.Greedy
-			for at := 0; at+4 < len(answer); at += 5 {
+			for at := 0; at+4 < min(60, len(answer)); at += 7 {
 				context := append(slices.Clone(c.IDs), answer[:at]...)
 				verify(t, s, context, answer[at:at+4], answer[at+4])
 			}
@@ -215,7 +215,7 @@ func TestDraws(t *testing.T) {
 		}
 	}
 	if rest > 5 {
-		chi += math.Pow(restSeen-rest, 2) / rest
+		chi += (restSeen - rest) * (restSeen - rest) / rest
 		cells++
 	}
 	if limit := (distuv.ChiSquared{K: float64(cells - 1)}).Quantile(.9999); chi > limit {

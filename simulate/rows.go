@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 
 	"paceline/simulate/sampling"
@@ -40,7 +41,7 @@ func (l *loop) fillRows(q *sequence) {
 			row[i].Logprob = math.NaN()
 		}
 	}
-	q.rows = append(dirty, q.rows...)
+	q.rows = slices.Concat(dirty, q.rows)
 	if deadly && q.s.Detokenize {
 		q.g.fail(errEngineDead)
 		l.kill()

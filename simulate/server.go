@@ -117,17 +117,23 @@ func (s *Server) handle(ctx *fasthttp.RequestCtx) {
 		s.serveFaults(ctx)
 		return
 	}
+	if !s.authorised(path, ctx) {
+		ctx.SetStatusCode(fasthttp.StatusUnauthorized)
+		ctx.SetContentType("application/json")
+		ctx.SetBodyString(`{"error":"Unauthorized"}`)
+		return
+	}
 	f := s.faults.match(path)
 	if f.answer(s.ctx, ctx) {
 		return
 	}
 	switch {
 	case !ok:
-		s.refuse(ctx, vllm.NotFound)
+		s.refuse(ctx, vllm.ErrNotFound)
 	case string(ctx.Method()) != route.method:
-		s.refuse(ctx, vllm.WrongMethod)
+		s.refuse(ctx, vllm.ErrWrongMethod)
 	case route.json && !strings.HasPrefix(strings.ToLower(string(ctx.Request.Header.ContentType())), "application/json"):
-		s.refuse(ctx, vllm.WrongMediaType)
+		s.refuse(ctx, vllm.ErrWrongMediaType)
 	case s.loop.isDead() && route.method == fasthttp.MethodPost:
 		s.refuse(ctx, &vllm.Error{Status: 500, Type: "InternalServerError"})
 	default:
@@ -137,6 +143,15 @@ func (s *Server) handle(ctx *fasthttp.RequestCtx) {
 			s.refuse(ctx, err)
 		}
 	}
+}
+
+// authorised checks the key where it is asked for.
+func (s *Server) authorised(path string, ctx *fasthttp.RequestCtx) bool {
+	if s.o.Key == "" || !strings.HasPrefix(path, "/v1") && !strings.HasPrefix(path, "/inference") {
+		return true
+	}
+	scheme, key, _ := strings.Cut(string(ctx.Request.Header.Peek("Authorization")), " ")
+	return strings.EqualFold(scheme, "bearer") && key == s.o.Key
 }
 
 // route is what a path does. Its function answers, or returns what to refuse
@@ -191,7 +206,7 @@ func (s *Server) refuse(ctx *fasthttp.RequestCtx, err *vllm.Error) {
 func (r *request) answer(v any) *vllm.Error {
 	body := vllm.Marshal(v)
 	if body == nil {
-		return vllm.NotCompliant
+		return vllm.ErrNotCompliant
 	}
 	r.ctx.SetContentType("application/json")
 	r.ctx.SetBody(body)

@@ -12,7 +12,6 @@ type Conversation struct {
 	Tools         []json.RawMessage // as the template sees them
 	AddGeneration bool
 	Continue      bool // the last message goes on
-	AddSpecial    bool
 	OwnTemplate   bool // the request brought its own
 	Image         bool // some part is not text
 }
@@ -189,9 +188,9 @@ func (r *reader) conversation() *Conversation {
 	c := &Conversation{
 		AddGeneration: r.bool("add_generation_prompt", false, true),
 		Continue:      r.bool("continue_final_message", false, false),
-		AddSpecial:    r.bool("add_special_tokens", false, false),
 		OwnTemplate:   r.o.get("chat_template") != nil,
 	}
+	r.bool("add_special_tokens", false, false)
 	if kwargs, ok := r.o.get("chat_template_kwargs").(*object); ok && kwargs.get("chat_template") != nil {
 		c.OwnTemplate = true
 	}
@@ -229,11 +228,9 @@ func (r *reader) message(m *reader, c *Conversation) Message {
 		var texts []string
 		for _, part := range content {
 			p, ok := part.(*object)
-			text, isText := "", false
+			text, isText := part.(string)
 			if ok {
 				text, isText = p.get("text").(string)
-			} else {
-				text, isText = part.(string)
 			}
 			if !isText {
 				c.Image = true

@@ -206,18 +206,18 @@ func (s *DerenderState) Valid() *Error {
 	return nil
 }
 
-// DerenderedChat and DerenderedText are the chunks of the streaming derender
-// endpoints, with the state for the next call.
-type (
-	DerenderedChat struct {
-		Chunk DerenderedChatChunk `json:"chunk"`
-		State *DerenderState      `json:"stream_state"`
-	}
-	DerenderedText struct {
-		Chunk DerenderedTextChunk `json:"chunk"`
-		State *DerenderState      `json:"stream_state"`
-	}
-)
+// DerenderedChat is a derendered chunk of chat with the state for the next
+// call.
+type DerenderedChat struct {
+	Chunk DerenderedChatChunk `json:"chunk"`
+	State *DerenderState      `json:"stream_state"`
+}
+
+// DerenderedText is the same for completions.
+type DerenderedText struct {
+	Chunk DerenderedTextChunk `json:"chunk"`
+	State *DerenderState      `json:"stream_state"`
+}
 
 // DerenderedChatChunk is a chat chunk with all its nulls.
 type DerenderedChatChunk struct {

@@ -113,15 +113,15 @@ func NoRoom(tokens, context int) *Error {
 		tokens, context)
 }
 
-// NotFound, WrongMethod and BadBody are the web framework's own.
+// ErrNotFound, ErrWrongMethod and ErrBadBody are the web framework's own.
 var (
-	NotFound    = &Error{Status: 404, Detail: "Not Found"}
-	WrongMethod = &Error{Status: 405, Detail: "Method Not Allowed"}
-	BadBody     = &Error{Status: 400, Detail: "There was an error parsing the body"}
+	ErrNotFound    = &Error{Status: 404, Detail: "Not Found"}
+	ErrWrongMethod = &Error{Status: 405, Detail: "Method Not Allowed"}
+	ErrBadBody     = &Error{Status: 400, Detail: "There was an error parsing the body"}
 )
 
-// NotCompliant is what a NaN in an answer gives.
-var NotCompliant = bad("", "Out of range float values are not JSON compliant")
+// ErrNotCompliant is what a NaN in an answer gives.
+var ErrNotCompliant = bad("", "Out of range float values are not JSON compliant")
 
 // schemaErrors collects what pydantic finds wrong with the types of a body.
 type schemaErrors struct {
@@ -160,8 +160,8 @@ func (s *schemaErrors) err() *Error {
 	return &Error{Status: 400, Type: "Bad Request", Param: s.first, Message: b.String()}
 }
 
-// WrongMediaType is the refusal of a body that does not call itself JSON.
-var WrongMediaType = &Error{Status: 400, Type: "Bad Request",
+// ErrWrongMediaType is the refusal of a body that does not call itself JSON.
+var ErrWrongMediaType = &Error{Status: 400, Type: "Bad Request",
 	Message: "1 validation error:\n  Unsupported Media Type: Only 'application/json' is allowed"}
 
 // Marshal writes v as JSON without escaping HTML; nil if it holds a NaN.

@@ -21,17 +21,16 @@ type reader struct {
 // body parses a request's body, which has to be an object.
 func body(text []byte) (*reader, *Error) {
 	if !utf8.Valid(text) {
-		return nil, BadBody
+		return nil, ErrBadBody
 	}
 	s := &schemaErrors{}
 	if len(text) == 0 {
 		s.add("missing", "body", "Field required", nil, "")
 		return nil, s.err()
 	}
-	v, err := parse(text)
-	if err != nil {
-		e := err.(*syntaxError)
-		s.add("json_invalid", fmt.Sprintf("body.%d", e.at), "JSON decode error", &object{}, "'error': "+repr(e.message))
+	v, wrong := parse(text)
+	if wrong != nil {
+		s.add("json_invalid", fmt.Sprintf("body.%d", wrong.at), "JSON decode error", &object{}, "'error': "+repr(wrong.message))
 		return nil, s.err()
 	}
 	o, ok := v.(*object)
@@ -234,9 +233,10 @@ func (r *reader) stop() []string {
 		return nil
 	}
 	v := r.o.get("stop")
+	if s, ok := v.(string); ok {
+		return []string{s}
+	}
 	switch v.(type) {
-	case string:
-		return []string{v.(string)}
 	case list, ints:
 		before := len(r.lines)
 		l := r.strings("stop", true)

@@ -33,7 +33,6 @@ type Completion struct {
 	Common
 	Prompts     []Prompt
 	Echo        bool
-	AddSpecial  bool
 	TokensAsIDs *bool // nil: the server's setting
 	limit       *int64
 }
@@ -58,7 +57,7 @@ func ReadCompletion(text []byte, d *Defaults) (*Completion, *Error) {
 		return nil, BadRequest("Beam search is not supported by the simulated engine")
 	}
 	promptLogprobs := r.int("prompt_logprobs", true)
-	c.AddSpecial = r.bool("add_special_tokens", false, true)
+	r.bool("add_special_tokens", false, true) // the models have none to add
 	if r.present("return_tokens_as_token_ids", true) {
 		b := r.bool("return_tokens_as_token_ids", true, false)
 		c.TokensAsIDs = &b
@@ -413,11 +412,10 @@ func (r *reader) readSamplingParams() Sampling {
 
 // Tokenize is a body of /tokenize; Chat is nil for a plain text.
 type Tokenize struct {
-	Model      string
-	Text       string
-	AddSpecial bool
-	Strings    bool // return the vocabulary's pieces too
-	Chat       *Conversation
+	Model   string
+	Text    string
+	Strings bool // return the vocabulary's pieces too
+	Chat    *Conversation
 }
 
 // ReadTokenize parses and checks a body of /tokenize.
@@ -429,7 +427,7 @@ func ReadTokenize(text []byte) (*Tokenize, *Error) {
 	t := &Tokenize{Model: strOr(r.str("model", true), "")}
 	if r.o.has("prompt") {
 		t.Text = strOr(r.str("prompt", false), "")
-		t.AddSpecial = r.bool("add_special_tokens", false, true)
+		r.bool("add_special_tokens", false, true)
 	} else if r.required("messages") {
 		if err := rawContinue(r.o); err != nil {
 			return nil, err

@@ -50,7 +50,7 @@ type syntaxError struct {
 func (e *syntaxError) Error() string { return fmt.Sprintf("%s: char %d", e.message, e.at) }
 
 // parse reads one JSON value and nothing after it.
-func parse(text []byte) (any, error) {
+func parse(text []byte) (any, *syntaxError) {
 	p := &parser{text: text}
 	v := p.value(0)
 	if p.err == nil {

@@ -43,8 +43,7 @@ func TestSyntaxErrors(t *testing.T) {
 	f := func(text, message string, at int) {
 		t.Helper()
 		_, err := parse([]byte(text))
-		e, ok := err.(*syntaxError)
-		if !ok || e.message != message || e.at != at {
+		if err == nil || err.message != message || err.at != at {
 			t.Errorf("%q: %v, want %q at %d", text, err, message, at)
 		}
 	}
