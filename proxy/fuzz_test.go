@@ -16,23 +16,26 @@ import (
 	"paceline/proxy/plan"
 )
 
+const postChat = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: "
+
+var rawRequests = []string{
+	"GET /health HTTP/1.1\r\nHost: x\r\n\r\n",
+	"GET /v1/models HTTP/1.0\r\n\r\n",
+	"HEAD /v1/models/target HTTP/1.1\r\nHost: x\r\n\r\n",
+	postChat + "62\r\n\r\n" + `{"model":"target","messages":[{"role":"user","content":"hi"}]} `,
+	postChat + "77\r\nX-Paceline-Speculation: 3\r\n\r\n" + `{"model":"target","messages":[{"role":"user","content":"hi"}],"stream":true  }`,
+	postChat + "3\r\nX-Paceline-Speculation: x\r\n\r\n{}}",
+	postChat + "-1\r\n\r\n", postChat + "99999999999\r\n\r\n", postChat + "1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+	"POST /v1/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n10\r\n{\"prompt\":[1,2]}\r\n0\r\n\r\n",
+	"GET http://other/v1/x?a=b HTTP/1.1\r\nHost: x\r\nConnection: X-Y, close\r\nX-Y: z\r\n\r\n",
+	"POST /v1/a b HTTP/1.1\r\nHost: x\r\n\r\n", "GET /v1/%zz%00 HTTP/1.1\r\nHost: x\r\nX-Request-Id: \x01\r\n\r\n",
+	"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "\x16\x03\x01\x02", "GET / HTTP/1.1\r\n: y\r\n\r\n", "CONNECT a:1 HTTP/1.1\r\n\r\n", "OPTIONS /v1/x HTTP/1.1\r\nExpect: 100-continue\r\n\r\n",
+}
+
 // FuzzServer: whatever bytes a client sends, what comes back is HTTP, every
 // refusal is the envelope, and nothing panics.
 func FuzzServer(f *testing.F) {
-	post := "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: "
-	for _, seed := range []string{
-		"GET /health HTTP/1.1\r\nHost: x\r\n\r\n",
-		"GET /v1/models HTTP/1.0\r\n\r\n",
-		"HEAD /v1/models/target HTTP/1.1\r\nHost: x\r\n\r\n",
-		post + "62\r\n\r\n" + `{"model":"target","messages":[{"role":"user","content":"hi"}]} `,
-		post + "77\r\nX-Paceline-Speculation: 3\r\n\r\n" + `{"model":"target","messages":[{"role":"user","content":"hi"}],"stream":true  }`,
-		post + "3\r\nX-Paceline-Speculation: x\r\n\r\n{}}",
-		post + "-1\r\n\r\n", post + "99999999999\r\n\r\n", post + "1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-		"POST /v1/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n10\r\n{\"prompt\":[1,2]}\r\n0\r\n\r\n",
-		"GET http://other/v1/x?a=b HTTP/1.1\r\nHost: x\r\nConnection: X-Y, close\r\nX-Y: z\r\n\r\n",
-		"POST /v1/a b HTTP/1.1\r\nHost: x\r\n\r\n", "GET /v1/%zz%00 HTTP/1.1\r\nHost: x\r\nX-Request-Id: \x01\r\n\r\n",
-		"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "\x16\x03\x01\x02", "GET / HTTP/1.1\r\n: y\r\n\r\n", "CONNECT a:1 HTTP/1.1\r\n\r\n", "OPTIONS /v1/x HTTP/1.1\r\nExpect: 100-continue\r\n\r\n",
-	} {
+	for _, seed := range rawRequests {
 		f.Add(seed)
 	}
 	up := newUpstream(f)

@@ -137,6 +137,7 @@ func (j *journey) generate(ctx context.Context, fc *fasthttp.RequestCtx, chat bo
 	}
 	if errors.Is(err, speculate.ErrOpaque) { // and nothing of it is out
 		p.opaque.Store(time.Now().Add(opaqueFor).UnixNano())
+		j.record.generated = false
 		return j.forward(ctx, fc, p, plan.ToolsUnparsed, body)
 	}
 	return err

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"cmp"
+	"errors"
 	"time"
 )
 
@@ -33,6 +34,13 @@ type Options struct {
 	// Grace is how long Shutdown lets answers run on (default 20 s) before it
 	// ends them. Keep it under the time that the supervisor grants.
 	Grace time.Duration
+}
+
+func (o Options) check() error {
+	if min(o.MaxBody, o.MaxInFlight, o.MaxDraft) < 0 || min(o.QueueWait, o.ReadTimeout, o.IdleTimeout, o.Patience, o.Grace) < 0 {
+		return errors.New("cannot use options of the proxy: none may be negative")
+	}
+	return nil
 }
 
 func (o Options) filled() Options {

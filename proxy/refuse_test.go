@@ -190,6 +190,9 @@ func TestSetPairs(t *testing.T) {
 	f("needs a name", func(p *Pair) { p.Name = "" })
 	f("needs a name", func(p *Pair) { p.Name, p.Client = "b", (*engine.Client)(nil) })
 	f("has no drafter", func(p *Pair) { p.Name, p.Drafts = "b", []Draft{{Name: "d"}} })
+	if _, err := New(Options{MaxInFlight: -1}, []Pair{old}, r.log); err == nil {
+		t.Error("a negative option")
+	}
 	if err := r.SetPairs(nil); err == nil {
 		t.Error("no pair at all")
 	}

@@ -44,6 +44,9 @@ type Stats struct {
 
 // New returns a server of the pairs.
 func New(o Options, pairs []Pair, log *slog.Logger) (*Server, error) {
+	if err := o.check(); err != nil {
+		return nil, err
+	}
 	o = o.filled()
 	s := &Server{o: o, log: log, created: time.Now().Unix(), slots: make(chan struct{}, o.MaxInFlight)}
 	if err := s.SetPairs(pairs); err != nil {
