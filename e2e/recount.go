@@ -88,6 +88,9 @@ func (w *walk) step(e *Exchange) error {
 
 func (w *walk) stream(e *Exchange, q *engineRequest) error {
 	a, err := e.answer()
+	if e.Gone && len(e.Response) == 0 { // cut before its first token
+		a, err = engineAnswer{Choices: make([]engineChoice, 1)}, nil
+	}
 	if err != nil {
 		return err
 	}

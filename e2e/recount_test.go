@@ -108,6 +108,15 @@ func TestRecount(t *testing.T) {
 		[4]string{"draft", plainPath, `{"prompt":[1,2,10]}`, `{"choices":[{"index":0,"token_ids":[11,12]}]}`},
 		[4]string{"target", scorePath, score("1,2,10,11,12"), scored(0, 13, 5, 5, 11, 12)},
 	), Tally{Prompt: []int{1, 2}, Answer: []int{10, 11, 12, 13}, Plain: 2, Rounds: 1, Drafted: 1, Accepted: 1, Agreed: 1, Score: 1})
+	cut := script(
+		[4]string{"target", chatPath, `{"stream":true}`, chatStream(10)},
+		[4]string{"target", plainPath, `{"stream":true,"prompt":[1,2,10]}`, ""},
+		[4]string{"target", plainPath, `{"max_tokens":1,"prompt":[[1,2,10],[1,2,10,5]]}`, choices(6, 7)},
+		[4]string{"target", plainPath, `{"max_tokens":1,"prompt":[1463]}`, choices(6)}, // not of this generation
+	)
+	cut[1].Status, cut[1].Gone = 0, true
+	f("a stream that was cut before its first token", true, 2, cut,
+		Tally{Prompt: []int{1, 2}, Answer: []int{10, 6}, Plain: 1, Rounds: 1, Drafted: 1, FanOut: 1})
 	f("a stop string inside the last round", false, 7, rounds, Tally{Prompt: []int{1, 2},
 		Answer: []int{10, 11, 12, 13, 20, 22, 8}, Plain: 1, Rounds: 3, Drafted: 6, Accepted: 4, Agreed: 5, Score: 2, FanOut: 1, OverDeep: 1, Refused: 1})
 }
