@@ -148,8 +148,12 @@ func (a *answer) take(data []byte) error {
 	return nil
 }
 
-// ask sends a request as a client would. path "chat" or "completions".
+// ask sends a request as a client would.
 func ask(ctx context.Context, url string, q query, stream bool) (answer, error) {
+	return askBy(ctx, http.DefaultClient, url, q, stream)
+}
+
+func newRequest(ctx context.Context, url string, q query, stream bool) (*http.Request, error) {
 	body := map[string]any{"model": "target", "stream": stream}
 	for k, v := range q.fields {
 		body[k] = v
@@ -159,14 +163,22 @@ func ask(ctx context.Context, url string, q query, stream bool) (answer, error) 
 	}
 	b, err := json.Marshal(body)
 	if err != nil {
-		return answer{}, err
+		return nil, err
 	}
 	req, err := http.NewRequestWithContext(ctx, "POST", url+q.path, bytes.NewReader(b))
 	if err != nil {
-		return answer{}, err
+		return nil, err
 	}
 	req.Header.Set("Content-Type", "application/json")
-	resp, err := http.DefaultClient.Do(req)
+	return req, nil
+}
+
+func askBy(ctx context.Context, client *http.Client, url string, q query, stream bool) (answer, error) {
+	req, err := newRequest(ctx, url, q, stream)
+	if err != nil {
+		return answer{}, err
+	}
+	resp, err := client.Do(req)
 	if err != nil {
 		return answer{}, err
 	}
