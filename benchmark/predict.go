@@ -17,6 +17,11 @@ type Costs struct {
 	Rest  time.Duration // round trips and the proxy itself, τ
 }
 
+// round is the time of a round with a draft of k tokens.
+func (c Costs) round(k int) time.Duration {
+	return time.Duration(k)*c.Draft + c.Pass + c.Rest
+}
+
 // Expected is E(K) = 1 + s_1 + … + s_K, the tokens of a round with drafts of K
 // tokens: s_i is the share of rounds in which the first i drafted tokens were
 // all accepted, and the one on top is the target's own (arXiv 2211.17192,
@@ -37,8 +42,7 @@ func Expected(survival []float64) float64 {
 // in the engine when the first round wants to begin, nor of the tokens that
 // the last round has in vain.
 func Predict(survival []float64, c Costs) float64 {
-	round := time.Duration(len(survival))*c.Draft + c.Pass + c.Rest
-	return ratio(Expected(survival)*float64(c.Token), float64(round))
+	return ratio(Expected(survival)*float64(c.Token), float64(c.round(len(survival))))
 }
 
 // PredictAnswers is the same for answers that begin and end: the second token
@@ -46,8 +50,8 @@ func Predict(survival []float64, c Costs) float64 {
 // last round half of the tokens on average are of no use.
 func PredictAnswers(survival []float64, c Costs, tokens []int) float64 {
 	e := Expected(survival)
-	draft := float64(time.Duration(len(survival)) * c.Draft)
-	round := draft + float64(c.Pass+c.Rest)
+	round := float64(c.round(len(survival)))
+	draft := round - float64(c.Pass+c.Rest) // the first is made beside plain streaming
 	plain, proxied := 0.0, 0.0
 	for _, n := range tokens {
 		if n < 2 {

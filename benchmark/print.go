@@ -41,7 +41,7 @@ func (r *Report) Print(out io.Writer) {
 	fmt.Fprintf(out, "tokens per round    %.2f in %d rounds%s\n", r.TokensPerRound, r.Rounds, r.fallbacks())
 	fmt.Fprintf(out, "target passes       %.3f a token\n", r.PassesPerToken)
 	if r.PassedThrough > 0 {
-		fmt.Fprintf(out, "passed through      %d of %d answers\n", r.PassedThrough, r.Pairs)
+		fmt.Fprintf(out, "passed through      %d of %d answers (%s)\n", r.PassedThrough, r.Pairs, strings.Join(r.Reasons, ", "))
 	}
 	fmt.Fprintf(out, "equal answers       %.1f %%%s\n", 100*r.Equal, r.differences())
 	fmt.Fprintln(out, "\ntime per output token = (last token − first token)/(completion tokens − 1); decode tokens/s = sum of (completion tokens − 1)/sum of those times")

@@ -15,6 +15,7 @@
 package benchmark
 
 import (
+	"slices"
 	"time"
 
 	"paceline/speculate"
@@ -50,6 +51,7 @@ type Report struct {
 	Fallbacks       map[string]int `json:"fallback_rounds"` // verified in another way than planned, by reason
 	Mode            string         `json:"mode"`
 	PassedThrough   int            `json:"passed_through"`
+	Reasons         []string       `json:"reasons,omitempty"` // why
 	PairSpeedupP10  float64        `json:"pair_speedup_p10"`
 	PairSpeedupP50  float64        `json:"pair_speedup_p50"`
 	PairSpeedupP90  float64        `json:"pair_speedup_p90"`
@@ -104,6 +106,9 @@ func NewReport(setup Setup, run Run) *Report {
 		}
 		if p.Proxied.Rounds == nil {
 			r.PassedThrough++
+			if reason := p.Proxied.Reason; !slices.Contains(r.Reasons, reason) {
+				r.Reasons = append(r.Reasons, reason)
+			}
 		} else {
 			r.Mode = p.Proxied.Mode
 		}
@@ -162,8 +167,8 @@ func (r *Report) predict(rounds []speculate.Round, tokens []int, own Costs) {
 		Draft: drafting / time.Duration(drafted),
 		Pass:  passing / time.Duration(len(rounds)),
 	}
-	if k := time.Duration(len(r.Survival)); own.Pass > 0 {
-		c.Rest = max(k*c.Draft+c.Pass-k*own.Draft-own.Pass, 0)
+	if k := len(r.Survival); own.Pass > 0 {
+		c.Rest = max(c.round(k)-own.round(k)+own.Rest, 0)
 		c.Draft, c.Pass = own.Draft, own.Pass
 		r.ByProfile = Predict(r.Survival, own)
 	}

@@ -190,8 +190,7 @@ func (v *duration) UnmarshalYAML(n ast.Node) error {
 
 // kind says what a type is in the words of a configuration.
 func kind(t reflect.Type) string {
-	switch {
-	case t == nil:
+	if t == nil {
 		return "another kind of value"
 	}
 	switch t.Kind() {

@@ -35,7 +35,7 @@ func (s *serveCommand) Run(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		defer engines.close()
+		defer func() { _ = engines.close() }() // the process ends after it
 		c.Pairs = []pair.Options{engines.pair()}
 	}
 	f, err := openFront(c.Listen, c.Server, c.Pairs, log)

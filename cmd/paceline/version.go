@@ -13,8 +13,8 @@ var version string
 type versionCommand struct{}
 
 func (versionCommand) Run() error {
-	fmt.Printf("paceline %s\n", versionText())
-	return nil
+	_, err := fmt.Printf("paceline %s\n", versionText())
+	return err
 }
 
 // versionText is the version with the compiler and the platform.
