@@ -52,8 +52,8 @@ func (l *lane) lossless(t *testing.T, pass string, fields []any, least float64) 
 			r, tally := l.ask(t, p, fields...)
 			sum.add(&tally)
 			tokens += r.usage.Completion
-			t.Logf("%3d tokens, %3d plain, %3d rounds, %3d of %3d accepted, over-deep %d, refused %d; %d ms",
-				r.usage.Completion, tally.Plain, tally.Rounds, tally.Accepted, tally.Drafted, tally.OverDeep, tally.Refused, r.total.Milliseconds())
+			t.Logf("%-20s %3d tokens, %3d plain, %3d rounds, %3d of %3d accepted, over-deep %d, refused %d; %d ms",
+				p.name, r.usage.Completion, tally.Plain, tally.Rounds, tally.Accepted, tally.Drafted, tally.OverDeep, tally.Refused, r.total.Milliseconds())
 			sameFigures(t, r, &tally)
 			sameAnswer(t, p, r, tally.Answer)
 		})
@@ -124,16 +124,16 @@ func sameAnswer(t *testing.T, p *prompt, r *reply, tokens []int) {
 		at = want.tokenAt(firstDifference([]byte(r.text), []byte(want.text)))
 	}
 	if at >= 0 && at < len(want.tokens) {
-		if gap := gapAt(t, p, at); gap < nearTie {
+		gap := gapAt(t, p, at)
+		if gap < nearTie {
 			counts.add(&counts.ties)
-			t.Logf("near tie at token %d, gap %.2g: %s", at, gap, difference)
+			t.Logf("%s: near tie at token %d, gap %.2g: %s", p.name, at, gap, difference)
 			return
-		} else {
-			difference += fmt.Sprintf("\nthe target's top-2 gap there is %.4f", gap)
 		}
+		difference += fmt.Sprintf("\nthe target's top-2 gap there is %.4f", gap)
 	}
 	counts.add(&counts.violations)
-	t.Errorf("VIOLATION, first at token %d: %s", at, difference)
+	t.Errorf("VIOLATION, %s, first at token %d: %s", p.name, at, difference)
 }
 
 func TestSampled(t *testing.T) {

@@ -45,6 +45,9 @@ func Recount(exchanges []Exchange, chat bool, tokens int) (Tally, error) {
 		if w.context == nil && !strings.HasPrefix(e.Path, first) {
 			continue
 		}
+		if w.context != nil && len(w.tail) == 0 && w.room() == 0 {
+			break // what follows was sent before the stop string was found
+		}
 		if err := w.step(e); err != nil {
 			return w.tally, fmt.Errorf("request %d to the target, %s: %w", i, e.Path, err)
 		}
@@ -118,15 +121,19 @@ func (w *walk) settle(context []int) error {
 	if n < 0 || n > len(w.tail) || !slices.Equal(context[:len(w.context)], w.context) || !slices.Equal(context[len(w.context):], w.tail[:n]) {
 		return fmt.Errorf("the request continues %v, committed are %v and at most %v", last(context), last(w.context), w.tail)
 	}
+	n = min(n, w.room())
 	w.tally.Plain += n
-	w.context, w.tail = slices.Clone(context), nil
+	w.context, w.tail = slices.Clone(context[:len(w.context)+n]), nil
 	return nil
 }
+
+// room is how many tokens of the answer are still to come.
+func (w *walk) room() int { return max(0, len(w.tally.Prompt)+w.tokens-len(w.context)) }
 
 func last(tokens []int) []int { return tokens[max(0, len(tokens)-12):] }
 
 func (w *walk) score(e *Exchange, q *engineRequest) error {
-	if err := w.settleByDraft(e, q.TokenIDs); err != nil {
+	if err := w.settleByDraft(e, q.TokenIDs); err != nil || w.room() == 0 {
 		return err
 	}
 	c := len(w.context)
@@ -206,7 +213,7 @@ func hasPrefix(tokens, prefix []int) bool {
 }
 
 func (w *walk) fanOut(e *Exchange, prompts [][]int) error {
-	if err := w.settle(prompts[0]); err != nil {
+	if err := w.settle(prompts[0]); err != nil || w.room() == 0 {
 		return err
 	}
 	if e.Status != 200 || e.Gone {
@@ -249,7 +256,7 @@ func (w *walk) commit(draft, choices []int, finishes []string, byRows bool) {
 	if !ended {
 		verdict = choices[:agreed+1]
 	}
-	room := max(0, w.tokens-(len(w.context)-len(w.tally.Prompt)))
+	room := w.room()
 	w.context = append(w.context, verdict[:min(room, len(verdict))]...)
 	if len(draft) == 0 {
 		w.tally.Lone += min(room, 1)
@@ -267,8 +274,8 @@ func (w *walk) commit(draft, choices []int, finishes []string, byRows bool) {
 }
 
 func (w *walk) end() (Tally, error) {
-	rest := w.tokens - (len(w.context) - len(w.tally.Prompt))
-	if rest < 0 || rest > len(w.tail) {
+	rest := w.room()
+	if rest > len(w.tail) {
 		return w.tally, fmt.Errorf("usage says %d tokens, the recording has %d and at most %d more", w.tokens, len(w.context)-len(w.tally.Prompt), len(w.tail))
 	}
 	if err := w.settle(slices.Concat(w.context, w.tail[:rest])); err != nil {

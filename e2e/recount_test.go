@@ -117,6 +117,8 @@ func TestRecount(t *testing.T) {
 	cut[1].Status, cut[1].Gone = 0, true
 	f("a stream that was cut before its first token", true, 2, cut,
 		Tally{Prompt: []int{1, 2}, Answer: []int{10, 6}, Plain: 1, Rounds: 1, Drafted: 1, FanOut: 1})
+	f("a stop string inside a round, and more rounds before it was found", false, 5, rounds, Tally{Prompt: []int{1, 2},
+		Answer: []int{10, 11, 12, 13, 20}, Plain: 1, Rounds: 2, Drafted: 4, Accepted: 3, Agreed: 3, Score: 2})
 	f("a stop string inside the last round", false, 7, rounds, Tally{Prompt: []int{1, 2},
 		Answer: []int{10, 11, 12, 13, 20, 22, 8}, Plain: 1, Rounds: 3, Drafted: 6, Accepted: 4, Agreed: 5, Score: 2, FanOut: 1, OverDeep: 1, Refused: 1})
 }

@@ -134,7 +134,7 @@ func TestTarget(t *testing.T) {
 			if len(r.tokens) != r.usage.Completion {
 				t.Errorf("%d token ids, usage says %d", len(r.tokens), r.usage.Completion)
 			}
-			t.Logf("%4d + %3d tokens  %4d ms  %s %s  …%q", r.usage.Prompt, r.usage.Completion, r.total.Milliseconds(), r.finish, r.stopReason, r.text[max(0, len(r.text)-40):])
+			t.Logf("%-20s %4d + %3d tokens  %4d ms  %s %s  …%q", p.name, r.usage.Prompt, r.usage.Completion, r.total.Milliseconds(), r.finish, r.stopReason, r.text[max(0, len(r.text)-40):])
 			if i%5 != 0 {
 				return
 			}
