@@ -26,8 +26,9 @@ type generation struct {
 
 func (p *pair) generation(r *wire.Request, d plan.Decision, drafter int, asked wish, target *engine.Capabilities) *generation {
 	g := &generation{pair: p, drafter: drafter, request: r, options: speculate.Options{
-		Limits: limits(&d.Settings, target), Drafter: p.Drafts[drafter].Drafter, Eager: p.Eager,
+		Limits: limits(&d.Settings, target), Drafter: p.Drafts[drafter].Drafter, Eager: p.Eager, Patience: p.Patience,
 	}}
+	g.options.Limits.AnyPrompt = r.PromptTokens > 0
 	if asked.length >= 0 {
 		g.options.Controller = speculate.NewFixed(asked.length, true)
 	} else {

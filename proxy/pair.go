@@ -39,6 +39,9 @@ type Pair struct {
 	// Eager leaves plain streaming without waiting for a draft to be ready.
 	// Default false. Risk: a slow draft then costs time at the start.
 	Eager bool
+	// Patience is the least time that a draft has while the target waits for it
+	// (default 100 ms). Risk: it is what a draft that hangs costs, each time.
+	Patience time.Duration
 }
 
 // Draft is a drafter of a pair.

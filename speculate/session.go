@@ -287,6 +287,7 @@ func (s *Session) stale() bool {
 // stop string in what was committed before it.
 func (s *Session) Step(e Event) {
 	if e, ok := e.(StopFound); ok && s.err == nil {
+		s.trace.trim(e.Tokens, len(s.answer))
 		s.answer = s.answer[:e.Tokens:e.Tokens]
 		s.commits, s.stop = nil, verify.Choice{}
 		s.done("stop")

@@ -59,6 +59,20 @@ func (t *Trace) add(r Round) {
 	t.Accepted += r.Accepted
 }
 
+// trim takes back what turned out to stand behind the end of an answer of n
+// tokens: a stop string was found in what had been committed.
+func (t *Trace) trim(n, committed int) {
+	for i := len(t.Rounds) - 1; i >= 0 && t.Rounds[i].At+t.Rounds[i].Emitted > n; i-- {
+		r := &t.Rounds[i]
+		left := max(0, n-r.At)
+		committed -= r.Emitted - left
+		accepted := min(r.Accepted, left)
+		t.Accepted -= r.Accepted - accepted
+		r.Emitted, r.Accepted = left, accepted
+	}
+	t.Plain -= max(0, committed-n)
+}
+
 // Passes counts the target's decoding passes: one a round and one a token of
 // plain streaming.
 func (t *Trace) Passes() int { return len(t.Rounds) + t.Plain }

@@ -132,7 +132,7 @@ func (d *drafter) match(target *engine.Capabilities) (changed, same bool) {
 		return false, false
 	}
 	own := d.endpoint.Capabilities()
-	same = own.Fingerprint == target.Fingerprint
+	same = own.Fingerprint != "" && own.Fingerprint == target.Fingerprint
 	first := d.inner.Load() == nil
 	if first {
 		d.inner.Store(model.New(d.endpoint, model.Options{VocabSize: target.VocabSize, Context: own.MaxModelLen}))

@@ -39,6 +39,9 @@ type Options struct {
 	// Eager leaves plain streaming without waiting for a draft to be ready.
 	// Default false. Risk: a slow draft then costs time at the start.
 	Eager bool
+	// Patience is the least time that a draft has while the target waits for it
+	// (default 100 ms). Risk: it is what a draft that hangs costs, each time.
+	Patience time.Duration
 	// ProbeEvery is how often endpoints are probed again, so that a server that
 	// was restarted with other flags is noticed (default 1 min). A probe costs
 	// the engine a few one-token requests.
@@ -102,7 +105,7 @@ func Open(o Options, log *slog.Logger) (*Pair, error) {
 func (p *Pair) Proxy() proxy.Pair {
 	served := proxy.Pair{
 		Name: p.o.Name, Aliases: p.o.Aliases, Target: p.target, Client: p.target.client,
-		Policy: p.o.Policy, Controller: p.o.Controller, Eager: p.o.Eager,
+		Policy: p.o.Policy, Controller: p.o.Controller, Eager: p.o.Eager, Patience: p.o.Patience,
 	}
 	if served.Controller == nil {
 		served.Controller = func() speculate.Controller { return speculate.NewFixed(p.o.Length, false) }

@@ -2,17 +2,21 @@ package pair_test
 
 import (
 	"context"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"paceline/engine"
+	"paceline/engine/vllm"
 	"paceline/proxy/pair"
 	"paceline/proxy/plan"
 	"paceline/simulate"
@@ -155,8 +159,9 @@ func TestAnotherVocabulary(t *testing.T) {
 	forward := httputil.NewSingleHostReverseProxy(to)
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/tokenize" { // every text is another one to it
-			r.Body = http.NoBody
-			r.ContentLength = 0
+			if _, err := io.Copy(io.Discard, r.Body); err != nil {
+				return
+			}
 			w.Header().Set("Content-Type", "application/json")
 			w.Write([]byte(`{"count":2,"max_model_len":2048,"tokens":[7,9],"token_strs":null}`))
 			return
@@ -198,5 +203,16 @@ func TestNames(t *testing.T) {
 	}
 	if got := append(p.Targets(), p.Drafts()...); strings.Join(got, " ") != base+" "+base+"/a "+base+"/b" {
 		t.Errorf("%q", got)
+	}
+}
+
+// Every reason that a dialect's table gives is one of plan's.
+func TestReasonsOfTheTablesAreKnown(t *testing.T) {
+	for name, table := range map[string]engine.Fields{"chat": vllm.ChatFields, "completions": vllm.CompletionFields} {
+		for field, row := range table {
+			if row.Rule == engine.Unsupported && !slices.Contains(plan.Reasons, plan.Reason(row.Reason)) {
+				t.Errorf("%s: %s passes through for %q, which is no reason", name, field, row.Reason)
+			}
+		}
 	}
 }

@@ -59,7 +59,7 @@ func startProxy(t testing.TB, e engines, verify plan.Wish, eager bool, controlle
 	quiet := slog.New(slog.NewTextHandler(io.Discard, nil))
 	p, err := pair.Open(pair.Options{
 		Name: "target", Target: pair.Endpoint{URL: e.target.URL()}, Drafts: []pair.Endpoint{{URL: e.draft.URL()}},
-		Policy: plan.Policy{Rounds: true, Verify: verify}, Eager: eager, Controller: controller,
+		Policy: plan.Policy{Rounds: true, Verify: verify}, Eager: eager, Controller: controller, Patience: 5 * time.Second, // the machine may be busy
 	}, quiet)
 	if err != nil {
 		t.Fatal(err)
