@@ -13,6 +13,7 @@ TOOLS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/paceline/tools
 LINT := $(TOOLS)/golangci-lint-$(LINT_VERSION)
 FUZZTIME ?= 10s
 FLAGS ?=
+RACEFLAGS ?=
 
 .PHONY: run build test race check lint fuzz bench e2e clean
 
@@ -29,7 +30,7 @@ test:
 # The race detector needs a C compiler.
 race:
 	@command -v "$$($(GO) env CC)" >/dev/null || { apt-get update -q && apt-get install -qy gcc libc6-dev; }
-	CGO_ENABLED=1 $(GO) test -race ./...
+	CGO_ENABLED=1 $(GO) test -race $(RACEFLAGS) ./...
 
 check:
 	@unformatted=$$(gofmt -l .); if [ -n "$$unformatted" ]; then echo "gofmt wants: $$unformatted"; exit 1; fi
@@ -55,9 +56,11 @@ fuzz:
 	  done; \
 	done
 
-# The figures of the README: the built-in pair end to end, then the parts.
+# The figures of the README: the built-in pair end to end, losslessness and load
+# at full size, then the parts.
 bench: build
 	bin/paceline bench $(FLAGS)
+	PACELINE_DRAWS=20000 PACELINE_SOAK=60s $(GO) test -count=1 -v -run 'GreedyAnswers|SampledAnswers|ManyStreams' ./proxy/pair
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
 e2e: build

@@ -79,7 +79,7 @@ func TestExampleIsWhole(t *testing.T) {
 	if d := cmp.Diff(wantTarget, c.Pairs[0].Target); d != "" {
 		t.Errorf("target: %s", d)
 	}
-	if len(c.Pairs[0].Target.VLLM.EOS) != 3 || c.Pairs[0].ProbeEvery != time.Minute {
+	if len(c.Pairs[0].Target.VLLM.EOS) != 3 || c.Pairs[0].ProbeEvery != time.Minute || c.Pairs[0].Patience != 100*time.Millisecond {
 		t.Errorf("%+v", c.Pairs[0])
 	}
 }

@@ -77,11 +77,12 @@ type fileDraft struct {
 }
 
 type fileSpeculation struct {
-	Off       bool   `yaml:"off"`
-	Verify    string `yaml:"verify"`
-	Length    *int   `yaml:"length"`
-	Eager     bool   `yaml:"eager"`
-	MaxPrompt int    `yaml:"max_prompt"`
+	Off       bool     `yaml:"off"`
+	Verify    string   `yaml:"verify"`
+	Length    *int     `yaml:"length"`
+	Eager     bool     `yaml:"eager"`
+	Patience  duration `yaml:"patience"`
+	MaxPrompt int      `yaml:"max_prompt"`
 }
 
 func (f *file) config() (*Config, error) {
@@ -192,6 +193,7 @@ func (p *filePair) options(path string) (pair.Options, error) {
 	o := pair.Options{Name: p.Name, Aliases: p.Aliases, ProbeEvery: time.Duration(p.ProbeEvery)}
 	var v values
 	v.time(path+".probe_every", p.ProbeEvery)
+	v.time(path+".speculation.patience", p.Speculation.Patience)
 	if v.err != nil {
 		return o, v.err
 	}
@@ -203,7 +205,7 @@ func (p *filePair) options(path string) (pair.Options, error) {
 		return o, err
 	}
 	s := &p.Speculation
-	o.Eager = s.Eager
+	o.Eager, o.Patience = s.Eager, time.Duration(s.Patience)
 	if s.Length != nil {
 		if o.Length = *s.Length; o.Length < 1 || o.Length > pair.MaxLength {
 			return o, faultf(path+".speculation.length", "want 1 to %d, not %d (off: true switches speculation off)", pair.MaxLength, o.Length)

@@ -141,6 +141,9 @@ const prompts = 208
 // while the target's prefix cache is deeper than it should be.
 func TestGreedyAnswersAreTheTargetsOwn(t *testing.T) {
 	qs := queries(prompts)
+	if testing.Short() {
+		qs = qs[:prompts/2]
+	}
 	for _, mode := range []struct {
 		name   string
 		verify plan.Wish
@@ -206,7 +209,7 @@ func TestGreedyAnswersAreTheTargetsOwn(t *testing.T) {
 			t.Logf("%d of %d equal, %d speculated; %d rounds, %d drafted, %d accepted, %d tokens from rounds, %d rounds answered by another mode",
 				len(qs)-unequal, len(qs), speculated, rounds.n.Load(), rounds.drafted.Load(), rounds.accepted.Load(), rounds.emitted.Load(), rounds.fallbacks.Load())
 			t.Logf("modes: %v", modes)
-			if speculated < len(qs)/2 || rounds.emitted.Load() < 500 {
+			if speculated < len(qs)/2 || rounds.emitted.Load() < int64(2*len(qs)) {
 				t.Errorf("only %d of %d requests were speculated, %d tokens came from rounds", speculated, len(qs), rounds.emitted.Load())
 			}
 		})

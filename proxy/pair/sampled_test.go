@@ -29,6 +29,9 @@ func draws(t testing.TB) int {
 		}
 		return n
 	}
+	if testing.Short() {
+		return 1500
+	}
 	return 3000
 }
 
