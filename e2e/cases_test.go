@@ -125,7 +125,7 @@ func greedy() []prompt {
 		// Limits and ends.
 		chat("cut", say("Tell me a story about a wolf and a golden bell."), "max_tokens", 37),
 		chat("cut otherwise", say("Explain the draft model."), "max_tokens", nil, "max_completion_tokens", 21),
-		chat("stop", say("Write a long story about an owl."), "stop", []string{"best friends", "had never seen"}),
+		chat("stop", say("Write a long story about an owl."), "stop", []string{"over the door", "still hangs over"}),
 		chat("stop text", say("Why is decoding slow?"), "stop", "memory."),
 		chat("stop across tokens", say("Count from 3 to 25."), "stop", []string{", 1", "4, 15", "2, 13"}),
 		chat("stop not met", say("What is the draft length?"), "stop", []string{"unheard of", "zero.."}),

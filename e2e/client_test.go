@@ -29,7 +29,8 @@ type reply struct {
 	finish     string
 	stopReason string // as JSON; "" where there is none
 	usage      usage
-	spec       *specMetrics // of the proxy
+	spec       *specMetrics // of the proxy, in vLLM's form
+	timings    *timings     // the same in llama.cpp's
 	tokens     []int        // where asked for
 	ends       []int        // the text's length after each token, in bytes
 	gaps       []float64    // top-2 gap at each token, where log-probabilities were asked for
@@ -54,6 +55,11 @@ type specMetrics struct {
 	Accepted int     `json:"num_accepted_draft_tokens"`
 	Mean     float64 `json:"mean_acceptance_length"`
 	Rate     float64 `json:"draft_acceptance_rate"`
+}
+
+type timings struct {
+	Drafted  int `json:"draft_n"`
+	Accepted int `json:"draft_n_accepted"`
 }
 
 // calls are tool calls, or parts of them.
@@ -100,7 +106,8 @@ type piece struct {
 	Metrics *struct {
 		Speculative *specMetrics `json:"speculative_decoding"`
 	} `json:"metrics"`
-	Error json.RawMessage `json:"error"`
+	Timings *timings        `json:"timings"`
+	Error   json.RawMessage `json:"error"`
 }
 
 func (r *reply) add(data []byte) error {
@@ -116,6 +123,9 @@ func (r *reply) add(data []byte) error {
 	}
 	if p.Metrics != nil && p.Metrics.Speculative != nil {
 		r.spec = p.Metrics.Speculative
+	}
+	if p.Timings != nil {
+		r.timings = p.Timings
 	}
 	for _, c := range p.Choices {
 		if r.finish != "" {

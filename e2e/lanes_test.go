@@ -17,14 +17,15 @@ import (
 
 // configuration is a lane's file. Lanes differ in how they verify. The draft is
 // asked only after a plain stream was cut (eager), so that the recording tells
-// what was committed; and no probe comes between requests.
+// what was committed; it has time on a slow machine; and no probe comes between
+// requests.
 const configuration = `listen: 127.0.0.1:0
 log: {level: debug, format: json}
 pairs:
   - name: target
     target: {url: %q, model: target}
     drafts: [{name: draft, url: %q, model: draft}]
-    speculation: {verify: %s, length: %d, eager: true}
+    speculation: {verify: %s, length: %d, eager: true, patience: 10s}
     probe_every: 12h
 `
 

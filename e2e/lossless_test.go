@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"sync"
 	"testing"
@@ -88,7 +89,7 @@ func (t *Tally) add(o *Tally) {
 func sameFigures(t *testing.T, r *reply, tally *Tally) {
 	t.Helper()
 	d := r.usage.Details
-	if d == nil || d.Accepted == nil || d.Rejected == nil || r.spec == nil {
+	if d == nil || d.Accepted == nil || d.Rejected == nil || r.spec == nil || r.timings == nil {
 		t.Errorf("the answer has no acceptance figures: %s", r.raw[max(0, len(r.raw)-600):])
 		return
 	}
@@ -103,6 +104,16 @@ func sameFigures(t *testing.T, r *reply, tally *Tally) {
 	f("num_spec_steps", r.spec.Steps, tally.Rounds)
 	f("num_draft_tokens", r.spec.Drafted, tally.Drafted)
 	f("num_accepted_draft_tokens", r.spec.Accepted, tally.Accepted)
+	f("draft_n", r.timings.Drafted, tally.Drafted)
+	f("draft_n_accepted", r.timings.Accepted, tally.Accepted)
+	g := func(what string, got, above, below float64) {
+		t.Helper()
+		if below > 0 && math.Abs(got-above/below) > 0.01 {
+			t.Errorf("%s: the proxy says %v, the recording %v", what, got, above/below)
+		}
+	}
+	g("draft_acceptance_rate", r.spec.Rate, float64(tally.Accepted), float64(tally.Drafted))
+	g("mean_acceptance_length", r.spec.Mean, float64(tally.Accepted+tally.Rounds), float64(tally.Rounds))
 }
 
 // sameAnswer compares with the target's own answer. A difference is a near tie
