@@ -87,7 +87,7 @@ func (s *serveCommand) serve(ctx context.Context, f *front, log *slog.Logger) er
 
 // curl is a line that streams an answer.
 func curl(proxy, model string) string {
-	return fmt.Sprintf(`curl -N %s/v1/chat/completions -H 'Content-Type: application/json' -d '{"model":%q,"stream":true,"messages":[{"role":"user","content":"Tell me a story about a fox named Mia."}]}'`, proxy, model)
+	return fmt.Sprintf(`curl -N %s/v1/chat/completions -H 'Content-Type: application/json' -d '{"model":%q,"stream":true,"temperature":0,"messages":[{"role":"user","content":"Tell me a story about a fox named Mia."}]}'`, proxy, model)
 }
 
 // configuration reads the file and puts the flags over it.
