@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -58,9 +59,27 @@ type server struct {
 	ready
 	command *exec.Cmd
 	file    string
-	stdout  bytes.Buffer
-	stderr  bytes.Buffer
+	stdout  output
+	stderr  output
 	done    chan struct{}
+}
+
+// output keeps what a process that still runs has printed.
+type output struct {
+	mu   sync.Mutex // guards text
+	text bytes.Buffer
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.Write(p)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.String()
 }
 
 // serve starts the binary and waits for its ready file.
@@ -95,6 +114,17 @@ func serve(t *testing.T, args ...string) *server {
 		}
 		if time.Now().After(deadline) {
 			t.Fatalf("serve is not ready: %s", s.stderr.String())
+		}
+	}
+}
+
+// printed waits until the server has printed text, which it does after it wrote
+// the ready file.
+func (s *server) printed(t *testing.T, text string) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !strings.Contains(s.stdout.String(), text); <-time.After(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("it printed %q", s.stdout.String())
 		}
 	}
 }
@@ -146,6 +176,7 @@ func TestServeBuiltin(t *testing.T) {
 	if s.PID != s.command.Process.Pid || len(s.Targets) != 1 || len(s.Drafts) != 1 {
 		t.Errorf("ready: %+v", s.ready)
 	}
+	s.printed(t, "curl ")
 	if !strings.Contains(s.stdout.String(), `{"proxy":"`+s.Proxy+`","targets":["`) || !strings.Contains(s.stdout.String(), "\ncurl -N "+s.Proxy) {
 		t.Errorf("it printed %q", s.stdout.String())
 	}
@@ -177,6 +208,7 @@ func TestCurlLine(t *testing.T) {
 		t.Skip("no curl")
 	}
 	s := serve(t, "--profile", "fast", "--draft-profile", "fast", "--quiet")
+	s.printed(t, "curl ")
 	lines := strings.Split(s.stdout.String(), "\n")
 	at := slices.IndexFunc(lines, func(l string) bool { return strings.HasPrefix(l, "curl ") })
 	if at < 0 {

@@ -23,7 +23,7 @@ func TestSDK(t *testing.T) {
 		t.Fatalf("%v: models %+v", err, models)
 	}
 	request := openai.ChatCompletionRequest{
-		Model: "target", MaxTokens: 80, Temperature: 1e-9, // the library drops a 0
+		Model: "target", MaxCompletionTokens: 80, Temperature: 1e-9, // the library drops a 0
 		Messages:      []openai.ChatCompletionMessage{{Role: "user", Content: "What is a draft model?"}},
 		StreamOptions: &openai.StreamOptions{IncludeUsage: true},
 	}
