@@ -40,9 +40,9 @@ type world struct {
 	mu                                                               sync.Mutex
 	rng                                                              *rand.Rand
 
-	streams, verifies, open, passAfterStop atomic.Int64
-	inStream, inVerify                     atomic.Bool
-	t                                      interface{ Errorf(string, ...any) }
+	streams, verifies, open atomic.Int64
+	inStream, inVerify      atomic.Bool
+	t                       interface{ Errorf(string, ...any) }
 }
 
 var pieces = []string{"", "a", "b", " the", "\xe3", "\x81\x93", "ab", "\xf0\x9f", "\x98\x80", "c ", "\n"}
@@ -81,7 +81,6 @@ var prompt = []vocab.Token{1, 2, 3}
 
 // want is the oracle: one token at a time.
 func (w *world) want() (tokens []vocab.Token, text, finish string) {
-	var bytes []byte
 	st := stops{list: w.limits.Stop, include: w.limits.IncludeStop}
 	vt := vocab.NewText(prompt)
 	for {
@@ -90,7 +89,6 @@ func (w *world) want() (tokens []vocab.Token, text, finish string) {
 		if id == 0 {
 			return tokens, text + st.flush(), "stop"
 		}
-		bytes = append(bytes, pieces[id]...)
 		vt.Add([]vocab.Token{id}, "", 0, false)
 		base, window, _ := vt.Ask()
 		fresh := vt.Answer(decode(base), decode(window))

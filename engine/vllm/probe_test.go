@@ -58,7 +58,7 @@ func server(t *testing.T) *fake {
 		}
 		return 200, real(t, "completions_first_byte")
 	})
-	fk.on(pathChat, says(200, strings.Replace(real(t, "chat_stream"), "finish_reason", "finish_reason", 1)))
+	fk.on(pathChat, says(200, real(t, "chat_stream")))
 	fk.on("/v1/chat/completions/render", says(200, real(t, "chat_render")))
 	fk.on(pathGenerate, func(body gjson.Result) (int, string) {
 		if body.Get("sampling_params.detokenize").Raw != "false" {
