@@ -62,11 +62,12 @@ func (g *gate) Accept() (net.Conn, error) {
 func (g *gate) Close() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.closed = true
 	g.open.Broadcast()
-	if g.inner == nil {
+	if g.closed || g.inner == nil {
+		g.closed = true
 		return nil
 	}
+	g.closed = true
 	return g.inner.Close()
 }
 

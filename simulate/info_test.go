@@ -157,3 +157,16 @@ func TestKey(t *testing.T) {
 	f("/health", "", 200)
 	f("/metrics", "", 200)
 }
+
+// TestStartClose: a server can be closed before it has served anything.
+func TestStartClose(t *testing.T) {
+	for range 50 {
+		s, err := Start(Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

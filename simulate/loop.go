@@ -140,7 +140,6 @@ func (l *loop) run() {
 		last = step.End
 		l.sched.Finish()
 		l.deliver(step, live)
-		l.gauge()
 	}
 }
 
@@ -248,9 +247,11 @@ func (l *loop) await(end time.Time, live map[*generation]bool) {
 	}
 }
 
-// deliver hands out what the step produced.
+// deliver hands out what the step produced, after everything else about it is
+// settled: who has an answer finds its end in the figures, too.
 func (l *loop) deliver(step *batch.Step, live map[*generation]bool) {
 	now := time.Now()
+	var out []func()
 	l.counts.steps.Add(1)
 	l.counts.computed.Add(int64(step.Tokens))
 	l.counts.bucket(step.Tokens)
@@ -276,8 +277,12 @@ func (l *loop) deliver(step *batch.Step, live map[*generation]bool) {
 			w.Sequence.Append(q.drawn)
 		}
 		if q.hold(&d) {
-			q.g.put(d)
+			out = append(out, func() { q.g.put(d) })
 		}
+	}
+	l.gauge()
+	for _, put := range out {
+		put()
 	}
 }
 

@@ -96,6 +96,7 @@ func (s *Server) Close(ctx context.Context) error {
 	if errors.Is(err, net.ErrClosed) {
 		err = nil
 	}
+	_ = s.listen.Close() // again: a server that had not begun to serve knew nothing of it
 	s.listen.sever()
 	if served := <-s.served; err == nil && served != nil && !errors.Is(served, net.ErrClosed) {
 		err = served
