@@ -5,11 +5,12 @@
 // come in and times come out.
 //
 // Duties of a caller, in order: Add sequences; ask Step for a plan while no
-// step is running; compute every piece of work of the plan, in its order;
-// keep the payload of the blocks that it names (Sequence.Keep); wait until
-// the plan's end; call Finish; then Append a token to, or Remove, each
-// sequence whose work says that it samples. Sequences may be added and
-// aborted at any time, also while a step runs.
+// step is running; compute every piece of work of the plan, in its order,
+// beginning fresh work with what Sequence.Hit returns and handing over what
+// was computed with Sequence.Keep; wait until the plan's end; call Finish;
+// then Append a token to, or Remove, each sequence whose work says that it
+// samples. Sequences may be added and aborted at any time, also while a step
+// runs.
 //
 // What it follows of vLLM 0.32: a step starts as soon as the engine is idle
 // and something waits, and does not wait for more; running sequences come

@@ -173,3 +173,63 @@ func TestMessages(t *testing.T) {
 		t.Errorf("tool choice is %q", c.ToolChoice)
 	}
 }
+
+// FuzzRead: no body makes a reader panic, and every refusal is a body itself.
+func FuzzRead(f *testing.F) {
+	for _, s := range []string{
+		`{"prompt":[[1,2],[3]],"max_tokens":3,"stop":["a"],"logit_bias":{"5":1},"stream":true,"stream_options":{"include_usage":true}}`,
+		`{"messages":[{"role":"user","content":[{"type":"text","text":"a"}],"tool_calls":[{"function":{"name":"f","arguments":"{}"}}]}],"tools":[{"type":"function","function":{"name":"f","parameters":{}}}],"tool_choice":{"function":{"name":"f"}}}`,
+		`{"token_ids":[1,2],"sampling_params":{"prompt_logprobs":2,"prompt_logprob_token_ids":[[1],[2]],"n":2,"seed":"7"},"output_mode":"text"}`,
+		`{"generate_response":{"request_id":"x","choices":[{"index":0,"token_ids":[5,6]}]},"chat_request":{"skip_special_tokens":false},"prompt_token_ids":[1]}`,
+		`{"stream":true,"generate_chunk":{"choices":[{"token_ids":[5]}]},"stream_state":{"prev_tokens":["a"],"prefix_offset":0,"read_offset":1}}`,
+		`{"generate_responses":[],"prompt_tokens":[1]}`, `{"tokens":[1,2]}`, `{"request_ids":["a"]}`, `[]`, ``,
+	} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		body := []byte(text)
+		errs := make([]*Error, 0, 8)
+		note := func(s *Sampling, err *Error) {
+			if err == nil && s != nil {
+				if err = s.Check(); err == nil {
+					err = s.Verify(Engine{Vocabulary: 100, MaxLogprobs: 20, V2: true}, 3)
+					newParamsObject(s)
+				}
+			}
+			errs = append(errs, err)
+		}
+		if c, err := ReadCompletion(body, &Defaults{}); err == nil {
+			c.Sampling.MaxTokens = c.Limit(3, 100)
+			NewRender(&c.Common, []int64{1})
+			note(&c.Sampling, nil)
+		} else {
+			note(nil, err)
+		}
+		if c, err := ReadChat(body, &Defaults{}); err == nil {
+			c.Sampling.MaxTokens = c.Limit(3, 100, &Defaults{})
+			note(&c.Sampling, nil)
+		} else {
+			note(nil, err)
+		}
+		if g, err := ReadGenerate(body); err == nil {
+			note(&g.Sampling, nil)
+		} else {
+			note(nil, err)
+		}
+		_, err := ReadTokenize(body)
+		note(nil, err)
+		_, _, err = ReadDetokenize(body)
+		note(nil, err)
+		_, err = ReadAbort(body)
+		note(nil, err)
+		for _, chat := range []bool{true, false} {
+			_, err = ReadDerender(body, chat)
+			note(nil, err)
+		}
+		for _, err := range errs {
+			if err != nil && (err.Body() == nil || err.Event() == nil || err.Status < 400) {
+				t.Fatalf("%q: %+v", text, err)
+			}
+		}
+	})
+}

@@ -95,8 +95,10 @@ func intDefault(p *int, def int) int {
 
 func unique[T comparable](l []T) []T {
 	var out []T
+	seen := make(map[T]bool, len(l))
 	for _, v := range l {
-		if !slices.Contains(out, v) {
+		if !seen[v] {
+			seen[v] = true
 			out = append(out, v)
 		}
 	}
