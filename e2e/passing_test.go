@@ -136,13 +136,15 @@ func (l *lane) departure(t *testing.T, speculation string, streamed bool) {
 	}
 }
 
-// eventually waits until f is true.
+// eventually waits until f is true; it fails when f, begun after that time, is
+// still false.
 func eventually(d time.Duration, f func() bool) error {
 	for end := time.Now().Add(d); ; {
+		began := time.Now()
 		if f() {
 			return nil
 		}
-		if time.Now().After(end) {
+		if began.After(end) {
 			return context.DeadlineExceeded
 		}
 		time.Sleep(10 * time.Millisecond)
