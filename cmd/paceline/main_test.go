@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -361,4 +362,52 @@ func TestVersion(t *testing.T) {
 	if code != 0 || !strings.HasPrefix(out, "paceline ") || !strings.Contains(out, " go1.") {
 		t.Errorf("%d %q %q", code, out, errs)
 	}
+}
+
+// TestServeWaitsForTheTarget: while the target does not answer the proxy is up
+// and says so, but is not ready.
+func TestServeWaitsForTheTarget(t *testing.T) {
+	dir, port := t.TempDir(), freePort(t)
+	config, file := filepath.Join(dir, "paceline.yaml"), filepath.Join(dir, "ready.json")
+	text := "listen: 127.0.0.1:" + port + "\npairs: [{name: m, target: {url: \"http://127.0.0.1:1\"}}]\n"
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var stderr output
+	c := exec.Command(binary, "serve", "--config", config, "--ready", file)
+	c.Stderr = &stderr
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(20 * time.Second); !strings.Contains(stderr.String(), "waiting for the target"); <-time.After(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("it logged %q", stderr.String())
+		}
+	}
+	if _, errs, code := run(t, "health", "http://127.0.0.1:"+port); code != 0 {
+		t.Errorf("health: %d %q", code, errs)
+	}
+	if _, err := os.Stat(file); err == nil {
+		t.Error("it says that it is ready")
+	}
+	if err := c.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Wait(); err != nil {
+		t.Errorf("%v: %s", err, stderr.String())
+	}
+}
+
+func freePort(t *testing.T) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	_, port, err := net.SplitHostPort(ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return port
 }

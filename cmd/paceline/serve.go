@@ -44,7 +44,7 @@ func (s *serveCommand) Run(ctx context.Context) error {
 	}
 	err = s.serve(ctx, f, log)
 	if err == nil {
-		log.Info("stopping: answers may still run on", "grace", c.Server.Grace.String())
+		log.Info("stopping when the answers that are running have ended")
 	}
 	// A second signal ends the process at once (main restored its default).
 	return errors.Join(err, f.shutdown(context.Background()))
