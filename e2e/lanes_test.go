@@ -93,6 +93,10 @@ func (l *lane) start(ctx context.Context) error {
 		return err
 	}
 	go func() { l.exited <- l.process.Wait() }()
+	// For the script, should this process be killed.
+	if err := os.WriteFile(filepath.Join(dir, "pid"), fmt.Append(nil, l.process.Process.Pid), 0o644); err != nil {
+		return err
+	}
 	return l.wait(ctx, ready)
 }
 
