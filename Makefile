@@ -61,7 +61,7 @@ fuzz:
 bench: build
 	bin/paceline bench $(FLAGS)
 	PACELINE_DRAWS=20000 PACELINE_SOAK=60s $(GO) test -count=1 -v -run 'GreedyAnswers|SampledAnswers|ManyStreams' ./proxy/pair
-	$(GO) test -run '^$$' -bench . -benchmem ./...
+	$(GO) test -p 1 -run '^$$' -bench . -benchmem ./... # one package at a time
 
 e2e: build
 	e2e/run
