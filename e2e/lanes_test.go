@@ -177,14 +177,17 @@ func (l *lane) ask(t *testing.T, p *prompt, fields ...any) (*reply, Tally) {
 	return r, tally
 }
 
-// describe prints exchanges, a line each.
+// describe prints the last exchanges, a few lines each.
 func describe(list []Exchange) string {
 	var b strings.Builder
 	for i, e := range list {
+		if i < len(list)-12 {
+			continue
+		}
 		short := func(s []byte) []byte {
 			s = bytes.ReplaceAll(s, []byte("\n"), []byte(" "))
-			if len(s) > 360 {
-				return append(append(bytes.Clone(s[:120]), " … "...), s[len(s)-240:]...)
+			if len(s) > 240 {
+				return append(append(bytes.Clone(s[:80]), " … "...), s[len(s)-160:]...)
 			}
 			return s
 		}

@@ -21,7 +21,7 @@ type Exchange struct {
 	Body   []byte
 
 	Status   int    // 0: the engine did not answer
-	Response []byte // what was handed on
+	Response []byte // what was handed on; if Gone, its end may not have arrived
 	Gone     bool   // the caller left before the end
 	Err      error  // from the engine
 
@@ -182,20 +182,21 @@ func (r *Relay) relay(w http.ResponseWriter, q *http.Request, e *Exchange) error
 	return r.copy(w, resp.Body, e)
 }
 
-// copy hands every read on at once.
+// copy hands every read on at once. It is recorded first: when the caller leaves
+// meanwhile, nobody can tell how much of it still got through.
 func (r *Relay) copy(w http.ResponseWriter, body io.Reader, e *Exchange) error {
 	flush := http.NewResponseController(w)
 	buf := make([]byte, 64<<10)
 	for {
 		n, err := body.Read(buf)
 		if n > 0 {
+			r.recording.change(func() { e.Response = append(e.Response, buf[:n]...) })
 			if _, err := w.Write(buf[:n]); err != nil {
 				return err
 			}
 			if err := flush.Flush(); err != nil {
 				return err
 			}
-			r.recording.change(func() { e.Response = append(e.Response, buf[:n]...) })
 		}
 		switch {
 		case err == io.EOF:
