@@ -28,7 +28,8 @@ type Limits struct {
 	// AnyPrompt says that the prompt came as token ids and may end inside a
 	// character. What an engine shows then belongs to its own stream alone
 	// (vLLM 0.32 puts the whole prompt's text in front), so round 0 is not left
-	// before it has shown something.
+	// before it has shown a text that is known to be all that there is so far:
+	// one that came with a single token.
 	AnyPrompt bool
 	// Stop are the strings at which the text ends; IncludeStop keeps the string
 	// in the text.
@@ -77,7 +78,7 @@ type Session struct {
 	finish string
 	stop   verify.Choice // the token that ended the answer, if one did
 
-	spoken  bool          // round 0 has shown text
+	spoken  bool          // a stream has shown a token's whole text
 	prompt  []vocab.Token // known from the first chunk of round 0 on; nil: no rounds
 	answer  []vocab.Token // the committed tokens; only commit appends to it
 	limit   int           // tokens that the answer may have; set with the prompt
@@ -317,7 +318,8 @@ func (s *Session) delivered(c Chunk) {
 	if c.Prompt != nil && s.prompt == nil {
 		s.begin(c.Prompt)
 	}
-	s.spoken = s.spoken || c.Text != ""
+	// The text of several tokens need not be that of all of them.
+	s.spoken = s.spoken || c.Text != "" && len(c.Tokens) == 1
 	if len(c.Tokens) > 0 || c.Text != "" {
 		commit := Commit{Tokens: c.Tokens, Text: c.Text, Source: s.source}
 		if c.Finish == "stop" && !s.limits.IncludeStop {

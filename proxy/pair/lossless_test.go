@@ -150,7 +150,7 @@ func TestGreedyAnswersAreTheTargetsOwn(t *testing.T) {
 		target simulate.Options
 	}{
 		{"score on the V1 runner", plan.Auto, simulate.Options{Runner: simulate.V1}},
-		{"score on the V2 runner", plan.Auto, simulate.Options{Runner: simulate.V2, BlockSize: 1}},
+		{"score on the V2 runner", plan.Auto, simulate.Options{Runner: simulate.V2, BlockSize: 1, MergeChunks: true}},
 		{"fan-out", plan.OnlyFanOut, simulate.Options{NoScaleOut: true}},
 	} {
 		t.Run(mode.name, func(t *testing.T) {
@@ -213,5 +213,37 @@ func TestGreedyAnswersAreTheTargetsOwn(t *testing.T) {
 				t.Errorf("only %d of %d requests were speculated, %d tokens came from rounds", speculated, len(qs), rounds.emitted.Load())
 			}
 		})
+	}
+}
+
+// TestPromptsThatEndInsideACharacter: what the engine shows first then holds
+// the whole prompt's text, and may come with several tokens at once.
+func TestPromptsThatEndInsideACharacter(t *testing.T) {
+	e := startEngines(t, simulate.Options{Runner: simulate.V2, BlockSize: 1, MergeChunks: true})
+	prompt := []int{1, 203}
+	for range 10 { // longer than any window that is decoded
+		prompt = append(prompt, 1501, 203)
+	}
+	q := completion(append(prompt, 2, 203, 820, 174), map[string]any{"temperature": 0, "max_tokens": 24, "stop_token_ids": []int{18, 203}})
+	want, err := ask(t.Context(), e.target.URL(), q, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, eager := range []bool{true, false} {
+		var seed atomic.Uint64
+		var rounds counter
+		url := startProxy(t, e, plan.Auto, eager, func() speculate.Controller {
+			return &lengths{rand.New(rand.NewPCG(8, seed.Add(1))), &rounds}
+		})
+		var wrong atomic.Int64
+		each(200, func(i int) {
+			got, err := ask(t.Context(), url, q, i%2 == 0)
+			if err != nil {
+				t.Error(err)
+			} else if d := cmp.Diff(want, got, cmpopts.IgnoreUnexported(answer{})); d != "" && wrong.Add(1) == 1 {
+				t.Errorf("eager %v, differs from the target alone (-want +got):\n%s", eager, d)
+			}
+		})
+		t.Logf("eager %v: %d of 200 wrong, %d tokens from rounds", eager, wrong.Load(), rounds.emitted.Load())
 	}
 }
