@@ -206,7 +206,8 @@ func (g *generation) take(h happening) error {
 	switch e := h.event.(type) {
 	case nil:
 		if h.stream != nil {
-			return g.opened(h)
+			g.opened(h.stream)
+			return nil
 		}
 		return g.took(*h.decoded)
 	case Delivered:
@@ -316,12 +317,11 @@ func (g *generation) read(s Stream) error {
 }
 
 // opened keeps the stream so that it can be cut.
-func (g *generation) opened(h happening) error {
-	g.stream = h.stream
+func (g *generation) opened(s Stream) {
+	g.stream = s
 	if g.session.phase == phaseCut {
-		g.stream.Close()
+		s.Close()
 	}
-	return nil
 }
 
 func (g *generation) draft(k int, bounded bool) {

@@ -9,15 +9,15 @@ import (
 )
 
 // display turns commits into pieces: text that is complete characters, ends at
-// a stop string, and holds back what may become one. It has no I/O; decode
-// questions go out through ask and come back through answer.
+// a stop string, and holds back what may become one. It has no I/O.
 type display struct {
 	text  *vocab.Text // nil until the prompt is known
 	stops stops
 	min   int // stop strings count in answers longer than this
 	known int // tokens of the answer whose text is known
 	total int // tokens of the answer that show
-	// before is the text as it was when known tokens were in it.
+	// before is the text as it was when known tokens were in it; kept only for
+	// the search of stop strings.
 	before *vocab.Text
 }
 
@@ -31,7 +31,7 @@ type span struct {
 func (d *display) add(c Commit) span {
 	visible := c.Tokens[:len(c.Tokens)-c.Hidden]
 	d.total += len(visible)
-	d.before = d.text.Known()
+	d.remember()
 	return d.fresh(d.text.Add(visible, c.Text, c.Source, c.Whole))
 }
 
@@ -40,8 +40,14 @@ func (d *display) fresh(text string) span {
 	return span{text, d.total - d.text.Pending() - d.known}
 }
 
+func (d *display) remember() {
+	if len(d.stops.list) > 0 {
+		d.before = d.text.Known()
+	}
+}
+
 func (d *display) answer(base, window string) span {
-	d.before = d.text.Known()
+	d.remember()
 	return d.fresh(d.text.Answer(base, window))
 }
 
