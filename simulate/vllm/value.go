@@ -12,7 +12,7 @@ import (
 // Python's parser decides what is accepted: NaN and Infinity are numbers, of a
 // repeated key the last one counts, a lone surrogate is a character.
 
-// number is a JSON number as it was written.
+// number is a JSON number as it was written (-0 as 0).
 type number string
 
 // whole tells whether it is an integer literal.
@@ -233,7 +233,7 @@ func (p *parser) number() any {
 		p.at++
 		if digits() == 0 {
 			p.at = end
-			return number(p.text[start:end])
+			return written(p.text[start:end])
 		}
 	}
 	if end := p.at; end < len(p.text) && (p.text[end] == 'e' || p.text[end] == 'E') {
@@ -245,7 +245,16 @@ func (p *parser) number() any {
 			p.at = end
 		}
 	}
-	return number(p.text[start:p.at])
+	return written(p.text[start:p.at])
+}
+
+// written is a number as it was written, but for -0: a whole number has no
+// sign at zero in Python.
+func written(text []byte) number {
+	if string(text) == "-0" {
+		return "0"
+	}
+	return number(text)
 }
 
 // str reads a string. A lone surrogate becomes the three bytes that UTF-8
