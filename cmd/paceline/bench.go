@@ -115,6 +115,7 @@ func (b *benchCommand) lane(ctx context.Context, recorder *benchmark.Recorder) (
 		o, closeEngines = engines.pair(), func() { _ = engines.close() } // the process ends after it
 	}
 	o.Controller = recorder.Controller
+	o.Eager = b.Forced // a target that is faster than its draft would never be left
 	o.Policy.Verify = map[string]plan.Wish{"auto": plan.Auto, "score": plan.OnlyScoring, "fan-out": plan.OnlyFanOut}[b.Verify]
 	lane, closeFront, err := openLane(ctx, o)
 	return lane, func() { closeFront(); closeEngines() }, err
